@@ -1,0 +1,123 @@
+/** Rare abilities of a layer, asked for by name: `ops.facet('check')`. */
+import type { MaybePromise } from '../util/maybe.js';
+import type { OptionValue } from './options.js';
+
+export interface Facets {
+  readonly check: CheckFacet;
+  readonly snapshots: SnapshotFacet;
+  readonly bitmaps: BitmapFacet;
+  readonly formatInfo: FormatInfoFacet;
+  readonly backing: BackingFacet;
+  readonly amend: AmendFacet;
+  readonly descriptor: DescriptorFacet;
+  readonly blkdebug: BlkdebugFacet;
+  readonly vmState: VmStateFacet;
+  readonly copyRange: CopyRangeFacet;
+  readonly allocatedSize: AllocatedSizeFacet;
+  readonly makeEmpty: MakeEmptyFacet;
+}
+
+export interface CheckResult {
+  corruptions: number;
+  leaks: number;
+  checkErrors: number;
+  corruptionsFixed: number;
+  leaksFixed: number;
+  imageEndOffset?: number;
+  /** In clusters. */
+  totalClusters?: number;
+  allocatedClusters?: number;
+  fragmentedClusters?: number;
+  compressedClusters?: number;
+}
+export interface CheckFacet {
+  /** One line per finding goes to `report`, in the peer's words. */
+  check(options: { readonly repair: 'none' | 'leaks' | 'all'; readonly report?: (line: string) => void; readonly signal?: AbortSignal }): Promise<CheckResult>;
+}
+
+export interface InternalSnapshot {
+  readonly id: string;
+  readonly name: string;
+  /** Bytes of saved VM state. */
+  readonly vmStateSize: number;
+  readonly diskSize: number;
+  readonly dateSec: number;
+  readonly dateNsec: number;
+  readonly vmClockNs: bigint;
+  /** Instruction count; undefined where not recorded. */
+  readonly icount?: bigint;
+}
+export interface SnapshotFacet {
+  list(): readonly InternalSnapshot[];
+  /** Id is assigned by the format when absent. */
+  create(snapshot: { readonly name: string; readonly id?: string; readonly vmStateSize?: number; readonly vmClockNs?: bigint; readonly icount?: bigint; readonly date?: Date }): Promise<InternalSnapshot>;
+  apply(id: string): Promise<void>;
+  delete(id: string): Promise<void>;
+  /** Makes the (read-only) open image show the snapshot instead of the active layer. */
+  load(id: string): Promise<void>;
+}
+
+export interface StoredBitmap {
+  readonly name: string;
+  readonly granularity: number;
+  /** Flags as the format keeps them: 'in-use', 'auto'. */
+  readonly flags: readonly string[];
+  readonly inconsistent: boolean;
+}
+/** Persistence of dirty bitmaps. The live bitmap (DirtyBitmap) belongs to the node; this facet says whether it can be stored and lists what is. */
+export interface BitmapFacet {
+  list(): Promise<readonly StoredBitmap[]>;
+  /** Whether a bitmap of that name and granularity can be stored; throws with the reason. */
+  canStore(name: string, granularity: number): Promise<void>;
+  remove(name: string): Promise<void>;
+}
+
+export interface FormatInfoFacet {
+  /** QAPI's ImageInfoSpecific: {type, data}; undefined where the format has none. Key names as in QAPI ('compat', 'lazy-refcounts'). */
+  specific(): { readonly type: string; readonly data: Readonly<Record<string, OptionValue>> } | undefined;
+  readonly clusterSize?: number;
+  /** The image needs a check (dirty flag set). */
+  readonly dirty?: boolean;
+  readonly compressed?: boolean;
+  readonly encrypted?: boolean;
+  readonly corrupt?: boolean;
+}
+
+export interface BackingFacet {
+  /** As stored in the image. */
+  readonly filename: string | undefined;
+  readonly format: string | undefined;
+  /** Rewrites the reference; undefined filename removes it. Does not touch the open chain. */
+  change(filename: string | undefined, format: string | undefined): Promise<void>;
+}
+
+export interface AmendFacet {
+  amend(options: Readonly<Record<string, OptionValue>>, control: { readonly progress?: (done: number, total: number) => void; readonly force?: boolean }): Promise<void>;
+}
+
+/** The layer's bytes lie plainly in this host file (sendfile, copy_file_range, mmap). */
+export interface DescriptorFacet { readonly fd: number }
+
+export interface BlkdebugFacet {
+  breakpoint(event: string, tag: string): void;
+  removeBreakpoint(tag: string): void;
+  resume(tag: string): void;
+  isSuspended(tag: string): boolean;
+}
+
+/** VM state saved beside the guest disk, in its own address space from 0. */
+export interface VmStateFacet {
+  read(offset: number, target: Uint8Array): MaybePromise<void>;
+  write(offset: number, source: Uint8Array): MaybePromise<void>;
+}
+
+export interface CopyRangeFacet {
+  /** Host-side copy (reflink, copy_file_range) from another descriptor; resolves false where the host cannot. */
+  copyFrom(source: DescriptorFacet, sourceOffset: number, offset: number, length: number): Promise<boolean>;
+}
+
+/** Bytes of host storage spent on this layer. */
+export interface AllocatedSizeFacet { allocatedSize(): Promise<number> }
+
+/** Drops everything this layer decides, so that the backing chain shows through (commit). */
+export interface MakeEmptyFacet { makeEmpty(): Promise<void> }
