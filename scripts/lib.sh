@@ -1,0 +1,118 @@
+# Shared by the other scripts: sums, installing what is missing, building when needed. Sourced from the project's root.
+passed=0
+failed=0
+
+section() { printf '\n=== 7zz:7zip (%d s)\n' "$1" "$SECONDS"; }
+notice() { printf '\n!!! %s\n' "$1" >&2; }
+pass() { passed=$((passed + 1)); printf 'ok      %s\n' "$1"; }
+fail() { failed=$((failed + 1)); printf 'FAILED  %s\n' "$1"; }
+
+# step NAME COMMAND…: one pass or failure.
+step() {
+  local name=$1
+  shift
+  section "$name"
+  if "$@"; then pass "$name"; else fail "$name"; fi
+}
+
+# The last line of every test run; the exit status says the same.
+finish() {
+  printf '\n%d passed, %d failed\n' "$passed" "$failed"
+  [ "$failed" -eq 0 ]
+  exit
+}
+
+need_node() {
+  node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' && return
+  echo "Node.js 20.19 or later is needed." >&2
+  exit 1
+}
+
+install_packages() {
+  if [ ! -d node_modules ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then npm ci; fi
+}
+
+# Compiles where a source is newer than the last build.
+build_if_needed() {
+  if [ ! -f dist/cli/main.js ] || [ ! -f dist/index.js ] ||
+    [ -n "$(find src scripts/bundle.mjs package.json tsconfig.json -newer dist/cli/main.js -type f -print -quit)" ]; then
+    npm run --silent build
+  fi
+}
+
+# Installs the Debian packages of the foreign tools that judge us, where a tool is missing and we may.
+install_peers() {
+  local missing=() pair
+  for pair in nbdkit:nbdkit nbdinfo:libnbd-bin nbdsh:python3-libnbd fio:fio qemu-img:qemu-utils qemu-nbd:qemu-utils \
+    qcowinfo:libqcow-utils 7zz:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  local root=()
+  if [ "$(id -u)" -ne 0 ]; then root=(sudo -n); fi
+  if ! command -v apt-get >/dev/null || ! "${root[@]}" true 2>/dev/null; then
+    notice "Not installed, and apt-get is not ours to use: ${missing[*]}. Tests against these tools will not run."
+    return
+  fi
+  echo "Installing ${missing[*]}"
+  "${root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    notice "apt-get could not install all of: ${missing[*]}"
+}
+
+# vitest_run NAME [ARGUMENT…]: adds the tests' own sums. A file that fails to load or an error outside tests counts as one failure.
+vitest_run() {
+  local name=$1 report status sums
+  shift
+  section "$name"
+  report=$(mktemp)
+  npx vitest run --reporter=default --reporter=json --outputFile.json="$report" "$@"
+  status=$?
+  sums=$(node -e '
+    const report = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
+    const unloadable = report.testResults.filter((file) => file.status === "failed" && file.assertionResults.length === 0).length;
+    console.log(report.numPassedTests, report.numFailedTests + unloadable);' "$report" 2>/dev/null) || sums='0 0'
+  rm -f "$report"
+  passed=$((passed + ${sums% *}))
+  failed=$((failed + ${sums#* }))
+  if [ "$status" -ne 0 ] && [ "${sums#* }" -eq 0 ]; then fail "$name (exit status $status)"; fi
+}
+
+# iotests FORMAT SECONDS NEED…: QEMU's own suite as a black box, where it lies beside the project. Tests listed in
+# test/iotests-exempt.FORMAT.txt (with the reason) are left out.
+iotests() {
+  local format=$1 limit=$2 suite=../shared/iotests need list output status sums
+  shift 2
+  section "QEMU's iotests: $format, $*"
+  if [ ! -x "$suite/run" ]; then
+    notice "$suite does not lie beside the project: QEMU's own tests for $format are NOT run."
+    return
+  fi
+  list=$(mktemp)
+  output=$(mktemp)
+  for need in "$@"; do
+    cat "$suite/lists/$format.$need.txt"
+  done | sed 's/#.*//; s/[[:space:]]*$//; /^$/d' >"$list"
+  if [ -f "test/iotests-exempt.$format.txt" ]; then
+    sed 's/#.*//; s/[[:space:]]*$//; /^$/d' "test/iotests-exempt.$format.txt" | grep -vxFf - "$list" >"$list.kept"
+    mv "$list.kept" "$list"
+  fi
+  QEMU_IMG_PROG=$PWD/bin/qemu-img QEMU_IO_PROG=$PWD/bin/qemu-io QEMU_NBD_PROG=$PWD/bin/qemu-nbd QSD_PROG=stub QEMU_PROG=stub \
+    timeout --kill-after=10 "$limit" "$suite/run" -f "$format" -l "$list" 2>&1 | tee "$output"
+  status=${PIPESTATUS[0]}
+  sums=$(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed.*/\1 \2/p' "$output" | tail -n 1)
+  rm -f "$list" "$output"
+  sums=${sums:-0 0}
+  passed=$((passed + ${sums% *}))
+  failed=$((failed + ${sums#* }))
+  if [ "$status" -ne 0 ] && [ "${sums#* }" -eq 0 ]; then fail "iotests $format (exit status $status)"; fi
+}
+
+# QEMU 10 itself, where the suite's folder can fetch it: some tests compare with it.
+unpack_oracle() {
+  if [ ! -x ../shared/iotests/oracle ]; then
+    notice "../shared/iotests does not lie beside the project: comparisons with QEMU 10 are NOT run."
+  elif ! ../shared/iotests/oracle true; then
+    notice "QEMU 10 could not be fetched: comparisons with it are NOT run."
+  fi
+}

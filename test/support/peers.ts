@@ -1,0 +1,59 @@
+/**
+ * The foreign tools that judge us. Tests ask for them here, so that a missing one is said aloud, and fails where CI=true.
+ */
+import { spawnSync } from 'node:child_process';
+import { accessSync, constants } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { tmpdir } from 'node:os';
+
+const ci = process.env['CI'] === 'true';
+/** `../shared` beside the project: QEMU's test suite and the means to fetch QEMU 10. A fresh clone has none. */
+const shared = join(import.meta.dirname, '../../../shared');
+
+function executable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function onPath(command: string): boolean {
+  return [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/sbin'].some((folder) => executable(join(folder, command)));
+}
+
+/**
+ * Whether all these commands are installed; use it in `describe.skipIf(!havePeers('nbdkit'))`.
+ * Throws where one is missing in CI, says so loudly elsewhere.
+ */
+export function havePeers(...commands: readonly string[]): boolean {
+  const missing = commands.filter((command) => !onPath(command));
+  if (missing.length === 0) return true;
+  const text = `Not installed: ${missing.join(', ')}`;
+  if (ci) throw new Error(text);
+  console.warn(`!!! ${text}. The tests against it are NOT run.`);
+  return false;
+}
+
+/** A file of `../shared`, or undefined (said aloud) where it does not lie beside the project. */
+export function sharedFile(name: string): string | undefined {
+  const path = join(shared, name);
+  if (executable(path)) return path;
+  console.warn(`!!! ../shared/${name} does not lie beside the project. The tests that use it are NOT run.`);
+  return undefined;
+}
+
+/**
+ * QEMU 10's own tools by absolute path, fetched at first use through `../shared/iotests/oracle`; undefined (said aloud) where that
+ * does not lie beside the project or cannot fetch them.
+ */
+export function oracleTool(name: 'qemu-img' | 'qemu-io' | 'qemu-nbd'): string | undefined {
+  const oracle = sharedFile('iotests/oracle');
+  if (oracle === undefined) return undefined;
+  const tool = join(process.env['IOTESTS_CACHE'] ?? join(tmpdir(), 'iotests-cache'), 'root10/usr/bin', name);
+  if (!executable(tool)) spawnSync(oracle, ['true'], { stdio: 'inherit' });
+  if (executable(tool)) return tool;
+  console.warn('!!! QEMU 10 could not be fetched. The tests that compare with it are NOT run.');
+  return undefined;
+}
