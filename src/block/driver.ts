@@ -150,6 +150,8 @@ export interface OpenMode {
   readonly check: boolean;
   /** Opened for information only: no I/O on guest data will follow. */
   readonly noIo: boolean;
+  /** The format was guessed from content, not named by anyone. */
+  readonly probed: boolean;
 }
 
 export interface OpenContext<O> {

@@ -1,5 +1,6 @@
 /** Rare abilities of a layer, asked for by name: `ops.facet('check')`. */
 import type { MaybePromise } from '../util/maybe.js';
+import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { OptionValue } from './options.js';
 
 export interface Facets {
@@ -66,6 +67,8 @@ export interface StoredBitmap {
 }
 /** Persistence of dirty bitmaps. The live bitmap (DirtyBitmap) belongs to the node; this facet says whether it can be stored and lists what is. */
 export interface BitmapFacet {
+  /** Live bitmaps read from the image at open; the graph hangs them on the node. */
+  loaded?(): readonly DirtyBitmap[];
   list(): Promise<readonly StoredBitmap[]>;
   /** Whether a bitmap of that name and granularity can be stored; throws with the reason. */
   canStore(name: string, granularity: number): Promise<void>;

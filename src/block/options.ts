@@ -1,6 +1,8 @@
 /**
  * Option schemas and the one dictionary they all end in: `-o`, `--image-opts`, `json:{}`, blockdev-add, help and types.
  */
+import { parseSize } from '../util/units.js';
+import { BlockError } from './errors.js';
 export type OptionValue = string | number | boolean | null | undefined | readonly OptionValue[] | { readonly [key: string]: OptionValue };
 
 export interface OptionField {
@@ -24,3 +26,34 @@ export interface CreateField {
 }
 /** Create options by QEMU's `-o` names ('cluster_size'). */
 export type CreateSchema = Readonly<Record<string, CreateField>>;
+
+/** Brings one value to its field's type; strings are parsed as the command line writes them. */
+export function coerceOption(name: string, field: OptionField, value: unknown): OptionValue {
+  switch (field.type) {
+    case 'boolean':
+      if (typeof value === 'boolean') return value;
+      if (value === 'on' || value === 'true' || value === 'yes' || value === 'y') return true;
+      if (value === 'off' || value === 'false' || value === 'no' || value === 'n') return false;
+      throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects 'on' or 'off'`);
+    case 'size':
+    case 'number': {
+      if (typeof value === 'number') return value;
+      if (typeof value === 'string') {
+        const parsed = field.type === 'size' ? parseSize(value) : (/^-?(0x[0-9a-f]+|\d+)$/i.test(value) ? Number(value) : undefined);
+        if (parsed !== undefined && Number.isSafeInteger(parsed)) return parsed;
+      }
+      throw new BlockError('INVALID_ARGUMENT', field.type === 'size'
+        ? `Parameter '${name}' expects a non-negative number below 2^64` : `Parameter '${name}' expects a number`);
+    }
+    case 'enum':
+      if (typeof value === 'string' && field.values?.includes(value)) return value;
+      throw new BlockError('INVALID_ARGUMENT', `Invalid parameter '${String(value)}'`);
+    case 'string':
+      if (typeof value === 'string') return value;
+      if (typeof value === 'number' || typeof value === 'boolean') return String(value);
+      throw new BlockError('INVALID_ARGUMENT', `Invalid parameter type for '${name}', expected: string`);
+    case 'object':
+    case 'any':
+      return value as OptionValue;
+  }
+}

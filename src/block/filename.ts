@@ -1,0 +1,52 @@
+/** Names of images: protocol prefixes, relative references, and the name a node shows. */
+import { formatJsonFilename, type Options } from './key-values.js';
+import type { BlockNode } from './node.js';
+
+/** `nbd` of `nbd://host`; undefined for a plain path (a slash before the colon makes it one). */
+export function protocolPrefix(filename: string): string | undefined {
+  const colon = filename.indexOf(':');
+  if (colon <= 0) return undefined;
+  const slash = filename.indexOf('/');
+  return slash !== -1 && slash < colon ? undefined : filename.slice(0, colon);
+}
+
+/** Resolves a name found in `image` as the image means it: relative to the image's folder. */
+export function resolveReference(filename: string, image: string): string {
+  if (filename.startsWith('/') || protocolPrefix(filename) !== undefined) return filename;
+  const start = image.startsWith('json:') ? undefined : image.lastIndexOf('/');
+  if (start === undefined) return filename;
+  const prefix = protocolPrefix(image);
+  if (start === -1) return prefix === undefined ? filename : `${prefix}:${filename}`;
+  return image.slice(0, start + 1) + filename;
+}
+
+/** A plain filename if it alone reopens the node as it is, else json:{…}. */
+export function describeFilename(node: BlockNode): string {
+  return plainFilename(node) ?? formatJsonFilename(describeOptions(node) as Options);
+}
+
+function plainFilename(node: BlockNode): string | undefined {
+  const own = node.ops.filename();
+  if (own !== undefined) return own;
+  if (node.driver.kind !== 'format' || strongOptions(node).length > 0) return undefined;
+  for (const [name, child] of node.children) {
+    if (name !== 'file' && child.role !== 'cow' && !node.implicit.has(name)) return undefined;
+    if (child.role === 'cow' && !node.implicit.has(name)) return undefined;
+  }
+  if (node.detached) return undefined;
+  const file = node.children.get('file');
+  return file && plainFilename(file.node);
+}
+
+function strongOptions(node: BlockNode): [string, unknown][] {
+  const fields = node.driver.options as Record<string, { strong?: boolean }>;
+  return Object.entries(node.explicitOptions).filter(([key]) => fields[key]?.strong !== false);
+}
+
+/** Options that reopen the node and everything below that its own metadata does not name. */
+export function describeOptions(node: BlockNode): Record<string, unknown> {
+  const options: Record<string, unknown> = {};
+  for (const [name, child] of node.children) if (!node.implicit.has(name)) options[name] = describeOptions(child.node);
+  if (node.detached) options['backing'] = null;
+  return { ...options, driver: node.driver.name, ...Object.fromEntries(strongOptions(node)) };
+}

@@ -1,0 +1,557 @@
+/** The graph: opens specs into nodes, lends root edges, drains, closes. */
+import { isPromise } from '../util/maybe.js';
+import { BlockBackend, BlockChild } from './child.js';
+import { Perm, type BlockDriver, type ImplicitReference, type OpenContext, type OpenMode } from './driver.js';
+import { BlockError, Errno } from './errors.js';
+import { protocolPrefix, resolveReference } from './filename.js';
+import { denyImplicitOpens, type OpenGate } from './gate.js';
+import { isJsonFilename, nestOptions, parseJsonFilename, type Options } from './key-values.js';
+import { BlockNode, type NodeSettings } from './node.js';
+import { coerceOption, type OptionField } from './options.js';
+import { refreshPermissions } from './permissions.js';
+import type { DriverRegistry } from './registry.js';
+
+/** A filename (plain, `prefix:…` or `json:{…}`) or a dictionary of options (nested or dotted). */
+export type OpenSpec = string | Readonly<Record<string, unknown>>;
+
+export interface OpenOptions {
+  /** Format or protocol driver; without it a filename's format is probed, if the gate lets. */
+  readonly driver?: string | undefined;
+  readonly readOnly?: boolean;
+  readonly autoReadOnly?: boolean;
+  readonly noBacking?: boolean;
+  readonly check?: boolean;
+  readonly noIo?: boolean;
+  readonly forceShare?: boolean;
+  readonly cache?: { readonly direct?: boolean; readonly noFlush?: boolean };
+  readonly discard?: 'ignore' | 'unmap';
+  readonly detectZeroes?: 'off' | 'on' | 'unmap';
+  /** Base folder reference for relative names in a dictionary (an image's own name). */
+  readonly gate?: OpenGate;
+  readonly signal?: AbortSignal;
+}
+
+export interface BackendOptions extends OpenOptions {
+  readonly name?: string;
+  /** Perm bits; default: consistent read, and write and resize unless read-only. */
+  readonly take?: number;
+  readonly share?: number;
+  readonly writethrough?: boolean;
+}
+
+interface Inherited {
+  readonly readOnly: boolean;
+  readonly autoReadOnly: boolean;
+  readonly settings: NodeSettings;
+  readonly mode: Omit<OpenMode, 'probed'>;
+  readonly gate: OpenGate;
+  readonly signal: AbortSignal | undefined;
+  /** Filenames of the images above, nearest last: a reference to one of them is a loop. */
+  readonly above: readonly string[];
+}
+
+const MAX_CHAIN = 200;
+const commonFields: Readonly<Record<string, OptionField>> = {
+  'read-only': { type: 'boolean' }, 'auto-read-only': { type: 'boolean' }, 'force-share': { type: 'boolean' },
+  discard: { type: 'enum', values: ['ignore', 'unmap', 'off', 'on'] }, 'detect-zeroes': { type: 'enum', values: ['off', 'on', 'unmap'] },
+};
+const cacheFields: Readonly<Record<string, OptionField>> = { direct: { type: 'boolean' }, 'no-flush': { type: 'boolean' } };
+
+export class BlockGraph {
+  readonly drivers: DriverRegistry;
+  readonly #gate: OpenGate;
+  readonly #nodes = new Map<string, BlockNode>();
+  readonly #backends = new Set<BlockBackend>();
+  #counter = 0;
+
+  /** Without a gate every implicit open is denied. */
+  constructor(init: { readonly drivers: DriverRegistry; readonly gate?: OpenGate }) {
+    this.drivers = init.drivers;
+    this.#gate = init.gate ?? denyImplicitOpens;
+  }
+
+  get nodes(): ReadonlyMap<string, BlockNode> {
+    return this.#nodes;
+  }
+
+  get backends(): ReadonlySet<BlockBackend> {
+    return this.#backends;
+  }
+
+  /**
+   * Opens a spec and everything it refers to. The node is held for the caller: attach() users to it, then release() it.
+   * Rejects with the layers' own errors, leaving nothing open.
+   */
+  async open(spec: OpenSpec, options: OpenOptions = {}): Promise<BlockNode> {
+    const inherited: Inherited = {
+      readOnly: options.readOnly ?? false,
+      autoReadOnly: options.autoReadOnly ?? false,
+      settings: {
+        discard: options.discard ?? 'ignore', detectZeroes: options.detectZeroes ?? 'off', direct: options.cache?.direct ?? false,
+        noFlush: options.cache?.noFlush ?? false, forceShare: options.forceShare ?? false,
+      },
+      mode: { noBacking: options.noBacking ?? false, check: options.check ?? false, noIo: options.noIo ?? false },
+      gate: options.gate ?? this.#gate,
+      signal: options.signal,
+      above: [],
+    };
+    const node = await this.#openSpec(spec, options.driver, inherited);
+    try {
+      refreshPermissions(node);
+    } catch (error) {
+      await this.release(node).catch(() => undefined);
+      throw error;
+    }
+    return node;
+  }
+
+  /** open() and attach() in one; the backend owns the node. */
+  async openBackend(spec: OpenSpec, options: BackendOptions = {}): Promise<BlockBackend> {
+    const node = await this.open(spec, options);
+    try {
+      const write = Perm.WRITE | Perm.RESIZE;
+      const take = options.take ?? ((options.noIo ? 0 : Perm.CONSISTENT_READ) | (node.readOnly ? 0 : write));
+      const share = options.share ?? ((take & Perm.RESIZE) !== 0 ? Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED : Perm.ALL);
+      const backend = this.attach(node, { name: options.name ?? '', take, share: node.settings.forceShare ? Perm.ALL : share });
+      backend.writethrough = options.writethrough ?? false;
+      return backend;
+    } finally {
+      await this.release(node);
+    }
+  }
+
+  /** Lends a root edge. Throws PERMISSION_CONFLICT where another user's edge excludes it. */
+  attach(node: BlockNode, options: { readonly name?: string; readonly take: number; readonly share: number }): BlockBackend {
+    const backend = new BlockBackend(options.name ?? '', node, (given) => this.#detachBackend(given));
+    backend.take = options.take;
+    backend.share = options.share;
+    node.parents.add(backend);
+    try {
+      refreshPermissions(node);
+    } catch (error) {
+      node.parents.delete(backend);
+      throw error;
+    }
+    this.#backends.add(backend);
+    return backend;
+  }
+
+  /** Gives up the hold that open() returned the node with; closes it if nobody else uses it. */
+  async release(node: BlockNode): Promise<void> {
+    node.holds--;
+    await this.#closeIfUnused(node);
+  }
+
+  /** Runs `change` while no request is in flight on any root edge above the nodes and their background work is stopped. */
+  async drained<T>(nodes: readonly BlockNode[], change: () => Promise<T> | T): Promise<T> {
+    const edges = new Set<BlockBackend>();
+    const collect = (node: BlockNode): void => {
+      for (const edge of node.parents) {
+        if (edge instanceof BlockBackend) edges.add(edge);
+        else if (edge.parent) collect(edge.parent);
+      }
+    };
+    nodes.forEach(collect);
+    const below = new Set<BlockNode>();
+    const descend = (node: BlockNode): void => {
+      if (below.has(node)) return;
+      below.add(node);
+      for (const child of node.children.values()) descend(child.node);
+    };
+    nodes.forEach(descend);
+    const quiesced: BlockBackend[] = [];
+    const stopped: BlockNode[] = [];
+    try {
+      const idle: (void | Promise<void>)[] = [];
+      for (const edge of edges) {
+        quiesced.push(edge);
+        idle.push(edge.quiesce());
+      }
+      await Promise.all(idle);
+      for (const node of below) {
+        stopped.push(node);
+        const done = node.ops.drainBegin();
+        if (isPromise(done)) await done;
+      }
+      return await change();
+    } finally {
+      for (const node of stopped) node.ops.drainEnd();
+      for (const edge of quiesced) edge.resume();
+    }
+  }
+
+  /** Changes access of a node and the files it owns in place. */
+  async reopen(node: BlockNode, change: { readonly readOnly: boolean }): Promise<void> {
+    await this.drained([node], () => this.#reopenTree(node, change.readOnly));
+    refreshPermissions(node);
+  }
+
+  /** Closes what is still open: all backends, then nodes only held. Rejects with the first failure after trying all. */
+  async close(): Promise<void> {
+    const failures: unknown[] = [];
+    for (const backend of [...this.#backends]) await backend.close().catch((error: unknown) => failures.push(error));
+    for (const node of [...this.#nodes.values()]) {
+      if (node.parents.size > 0 || !this.#nodes.has(node.name)) continue;
+      node.holds = 0;
+      await this.#closeIfUnused(node).catch((error: unknown) => failures.push(error));
+    }
+    if (failures.length > 0) throw failures[0];
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** The dictionary a spec stands for, without opening anything. */
+  toOptions(spec: OpenSpec, driver?: string): Record<string, unknown> {
+    let options: Record<string, unknown>;
+    if (typeof spec === 'string') {
+      if (isJsonFilename(spec)) options = nestOptions(parseJsonFilename(spec));
+      else {
+        const protocol = this.#protocolOptions(spec);
+        const named = driver === undefined ? undefined : this.drivers.get(driver);
+        if (driver !== undefined && named === undefined) throw unknownDriver(driver);
+        if (named?.kind === 'protocol' || named?.name === protocol['driver']) return { ...protocol, driver: driver! };
+        options = { file: protocol };
+      }
+    } else {
+      options = nestOptions(spec as Options);
+    }
+    if (driver !== undefined) {
+      if (options['driver'] !== undefined && options['driver'] !== driver) throw new BlockError('INVALID_ARGUMENT', 'Driver specified twice');
+      options['driver'] = driver;
+    }
+    return options;
+  }
+
+  #protocolOptions(filename: string): Record<string, unknown> {
+    const prefix = protocolPrefix(filename);
+    if (prefix === undefined) return { driver: 'file', filename };
+    const driver = this.drivers.byPrefix(prefix);
+    if (!driver) throw new BlockError('INVALID_ARGUMENT', `Unknown protocol '${prefix}'`, { filename });
+    return { driver: driver.name, ...(driver.parseFilename ? driver.parseFilename(filename) : { filename: filename.slice(prefix.length + 1) }) };
+  }
+
+  async #openSpec(spec: OpenSpec, driver: string | undefined, inherited: Inherited): Promise<BlockNode> {
+    const options = this.toOptions(spec, driver);
+    const filename = options['filename'];
+    if (options['driver'] === undefined && options['file'] === undefined && typeof filename === 'string') {
+      delete options['filename'];
+      options['file'] = this.#protocolOptions(filename);
+    }
+    return this.#openOptions(options, inherited);
+  }
+
+  async #openOptions(given: Record<string, unknown>, inherited: Inherited): Promise<BlockNode> {
+    const options = { ...given };
+    const name = takeString(options, 'node-name') ?? `#block${String(this.#counter++).padStart(3, '0')}`;
+    if (this.#nodes.has(name)) throw new BlockError('ALREADY_EXISTS', `Duplicate nodes with node-name='${name}'`);
+    const own = takeCommon(options, inherited);
+    let driverName = takeString(options, 'driver');
+    const opened: BlockChild[] = [];
+    let node: BlockNode | undefined;
+    let ops;
+    try {
+      let probed = false;
+      if (driverName === undefined) {
+        const file = await this.#openChildNode('file', options['file'], { ...own, ...childInheritance(own) });
+        delete options['file'];
+        opened.push(new BlockChild('file', 'image', file));
+        driverName = await this.#probe(file, own);
+        probed = true;
+      }
+      const driver = this.drivers.get(driverName);
+      if (!driver) throw unknownDriver(driverName);
+      node = new BlockNode({
+        name, driver, settings: own.settings, readOnly: own.readOnly, probed, noIo: own.mode.noIo, explicitOptions: {},
+      });
+      for (const [childName, { role, optional }] of Object.entries(driver.children)) {
+        const early = opened.find((edge) => edge.name === childName);
+        if (early) {
+          this.#link(node, childName, role, early.node);
+          early.node.holds--;
+          opened.splice(opened.indexOf(early), 1);
+          continue;
+        }
+        const reference = options[childName];
+        if (reference === undefined || reference === null || role === 'cow') {
+          if (reference === undefined && !optional && role !== 'cow') {
+            throw new BlockError('INVALID_ARGUMENT', driver.kind === 'format' || driver.kind === 'filter'
+              ? `A block device must be specified for "${childName}"` : `Parameter '${childName}' is missing`);
+          }
+          continue;
+        }
+        delete options[childName];
+        const childNode = await this.#openChildNode(childName, reference, { ...own, ...childInheritance(own) });
+        this.#link(node, childName, role, childNode);
+        childNode.holds--;
+      }
+      const references = takeReferences(options, driver);
+      const { values, explicit } = coerceAll(driver, options, own);
+      Object.assign(node, { explicitOptions: explicit });
+      const result = driver.open(this.#context(node, values, references, { ...own, probed }));
+      ops = isPromise(result) ? await result : result;
+    } catch (error) {
+      for (const edge of opened) await this.release(edge.node).catch(() => undefined);
+      if (node) await this.#dropChildren(node).catch(() => undefined);
+      throw error;
+    }
+    node.ops = ops;
+    node.readOnly = node.readOnly || !ops.capabilities.write;
+    for (const bitmap of ops.facet('bitmaps')?.loaded?.() ?? []) node.bitmaps.set(bitmap.name, bitmap);
+    node.holds = 1;
+    this.#nodes.set(name, node);
+    return node;
+  }
+
+  #context(node: BlockNode, options: object, references: Record<string, unknown>, inherited: Inherited & { probed: boolean }): OpenContext<object> {
+    return {
+      nodeName: node.name,
+      options,
+      readOnly: node.readOnly,
+      mode: { ...inherited.mode, probed: inherited.probed },
+      ...(inherited.signal && { signal: inherited.signal }),
+      child: (name) => node.children.get(name),
+      implicitChild: (name, reference) => this.#openImplicit(node, name, reference, references, inherited),
+      debugPoint: (event) => node.children.get('file')?.node.ops.debugEvent?.(event),
+      warn: (message) => this.onWarning(message),
+    };
+  }
+
+  /** Called with one-line warnings of drivers; a face may replace it. */
+  onWarning: (message: string) => void = () => undefined;
+
+  async #openImplicit(node: BlockNode, name: string, reference: ImplicitReference, references: Record<string, unknown>, inherited: Inherited): Promise<BlockChild | undefined> {
+    const given = references[name];
+    if (reference.kind === 'backing' && inherited.mode.noBacking) {
+      node.detached = true;
+      return undefined;
+    }
+    if (given === null || given === '') {
+      node.detached = true;
+      return undefined;
+    }
+    const from = node.children.get('file')?.node.filename ?? '';
+    const childSettings: Inherited = {
+      ...inherited,
+      above: [...inherited.above, from],
+      readOnly: reference.role === 'cow' ? true : inherited.readOnly,
+      settings: { ...inherited.settings, detectZeroes: 'off' },
+    };
+    let child: BlockNode;
+    if (typeof given === 'string') {
+      child = this.#byName(given);
+      child.holds++;
+    } else {
+      const extra = isDictionary(given) ? given : {};
+      const isWhole = extra['file'] !== undefined || extra['filename'] !== undefined;
+      if (isWhole) child = await this.#openSpec(extra, undefined, childSettings);
+      else {
+        const filename = resolveReference(reference.filename, from);
+        await this.#ask(inherited.gate, { kind: reference.kind, filename, from, ...(reference.format !== undefined && { format: reference.format }) });
+        if (childSettings.above.includes(filename)) {
+          throw new BlockError('INVALID_ARGUMENT', `Backing file '${filename}' creates an infinite loop.`, { filename, errno: Errno.ELOOP });
+        }
+        if (childSettings.above.length > MAX_CHAIN) throw new BlockError('INVALID_ARGUMENT', `Backing chain is longer than ${MAX_CHAIN} images`, { filename, errno: Errno.ELOOP });
+        child = await this.#openSpec({ ...this.toOptions(filename, takeString({ ...extra }, 'driver') ?? reference.format), ...extra }, undefined, childSettings);
+        if (!isDictionary(given)) node.implicit.add(name);
+      }
+    }
+    const edge = this.#link(node, name, reference.role, child);
+    child.holds--;
+    return edge;
+  }
+
+  async #openChildNode(name: string, reference: unknown, inherited: Inherited): Promise<BlockNode> {
+    if (typeof reference === 'string') {
+      const node = this.#byName(reference);
+      node.holds++;
+      return node;
+    }
+    if (!isDictionary(reference)) throw new BlockError('INVALID_ARGUMENT', `A block device must be specified for "${name}"`);
+    return this.#openSpec(reference, undefined, inherited);
+  }
+
+  #byName(name: string): BlockNode {
+    const node = this.#nodes.get(name);
+    if (!node) throw new BlockError('NOT_FOUND', `Cannot find device='' nor node-name='${name}'`);
+    return node;
+  }
+
+  #link(node: BlockNode, name: string, role: BlockChild['role'], target: BlockNode): BlockChild {
+    const edge = new BlockChild(name, role, target, node);
+    node.children.set(name, edge);
+    target.parents.add(edge);
+    return edge;
+  }
+
+  async #probe(file: BlockNode, inherited: Inherited): Promise<string> {
+    const filename = file.filename;
+    const from = inherited.above[inherited.above.length - 1];
+    await this.#ask(inherited.gate, { kind: 'probe', filename, ...(from !== undefined && { from }) });
+    const head = new Uint8Array(2048);
+    const result = file.read(0, head, 0);
+    if (isPromise(result)) await result;
+    let best = 'raw';
+    let score = 0;
+    const present = head.subarray(0, Math.min(head.length, file.size));
+    for (const driver of this.drivers) {
+      const found = driver.probe?.(present, filename) ?? 0;
+      if (found > score) {
+        score = found;
+        best = driver.name;
+      }
+    }
+    return best;
+  }
+
+  async #ask(gate: OpenGate, request: Parameters<OpenGate>[0]): Promise<void> {
+    const answer = await gate(request);
+    if (answer === true) return;
+    const what = request.kind === 'probe'
+      ? `Guessing the format of '${request.filename}' is not allowed`
+      : `Opening ${request.kind === 'backing' ? 'backing file' : request.kind} '${request.filename}', which ${request.from === undefined ? 'an image' : `'${request.from}'`} refers to, is not allowed`;
+    throw new BlockError('GATE_DENIED', typeof answer === 'string' ? `${what}: ${answer}` : what, { filename: request.filename });
+  }
+
+  async #reopenTree(node: BlockNode, readOnly: boolean): Promise<void> {
+    if (node.readOnly === readOnly) return;
+    const owned = [...node.children.values()].filter((edge) => edge.role !== 'cow').map((edge) => edge.node);
+    if (!readOnly) for (const child of owned) await this.#reopenTree(child, false);
+    await node.ops.reopen?.({ readOnly });
+    node.readOnly = readOnly || !node.ops.capabilities.write;
+    if (readOnly) for (const child of owned) await this.#reopenTree(child, true);
+  }
+
+  async #detachBackend(backend: BlockBackend): Promise<void> {
+    const { node } = backend;
+    let failure: unknown;
+    try {
+      if (!node.readOnly) await node.flush();
+    } catch (error) {
+      failure = error;
+    }
+    node.parents.delete(backend);
+    this.#backends.delete(backend);
+    await this.#closeIfUnused(node);
+    if (failure !== undefined) throw failure;
+  }
+
+  async #closeIfUnused(node: BlockNode): Promise<void> {
+    if (node.holds > 0) return;
+    if (node.parents.size > 0) {
+      refreshPermissions(node);
+      return;
+    }
+    if (!this.#nodes.delete(node.name)) return;
+    let failure: unknown;
+    try {
+      await node.ops.close();
+    } catch (error) {
+      failure = error;
+    }
+    await this.#dropChildren(node);
+    if (failure !== undefined) throw failure;
+  }
+
+  async #dropChildren(node: BlockNode): Promise<void> {
+    for (const [name, edge] of [...node.children]) {
+      node.children.delete(name);
+      edge.node.parents.delete(edge);
+      await this.#closeIfUnused(edge.node);
+    }
+  }
+}
+
+function unknownDriver(name: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', `Unknown driver '${name}'`);
+}
+
+function isDictionary(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function takeString(options: Record<string, unknown>, key: string): string | undefined {
+  const value = options[key];
+  delete options[key];
+  return typeof value === 'string' && value !== '' ? value : undefined;
+}
+
+/** Consumes the options every node has. */
+function takeCommon(options: Record<string, unknown>, inherited: Inherited): Inherited {
+  const values: Record<string, unknown> = {};
+  for (const [key, field] of Object.entries(commonFields)) {
+    if (options[key] === undefined) continue;
+    values[key] = coerceOption(key, field, options[key]);
+    delete options[key];
+  }
+  const cache = options['cache'];
+  delete options['cache'];
+  const cacheValues: Record<string, unknown> = {};
+  if (isDictionary(cache)) {
+    for (const [key, value] of Object.entries(cache)) {
+      const field = cacheFields[key];
+      if (field) cacheValues[key] = coerceOption(`cache.${key}`, field, value);
+      else if (key !== 'writeback') throw new BlockError('INVALID_ARGUMENT', `Invalid parameter 'cache.${key}'`);
+    }
+  }
+  const discard = values['discard'];
+  const readOnly = values['read-only'] as boolean | undefined;
+  return {
+    ...inherited,
+    readOnly: readOnly ?? inherited.readOnly,
+    autoReadOnly: (values['auto-read-only'] as boolean | undefined) ?? inherited.autoReadOnly,
+    settings: {
+      discard: discard === undefined ? inherited.settings.discard : discard === 'unmap' || discard === 'on' ? 'unmap' : 'ignore',
+      detectZeroes: (values['detect-zeroes'] as NodeSettings['detectZeroes'] | undefined) ?? inherited.settings.detectZeroes,
+      direct: (cacheValues['direct'] as boolean | undefined) ?? inherited.settings.direct,
+      noFlush: (cacheValues['no-flush'] as boolean | undefined) ?? inherited.settings.noFlush,
+      forceShare: (values['force-share'] as boolean | undefined) ?? inherited.settings.forceShare,
+    },
+  };
+}
+
+/** A format's own file takes discards whatever the guest may do, and is not scanned for zeroes again. */
+function childInheritance(inherited: Inherited): Pick<Inherited, 'settings'> {
+  return { settings: { ...inherited.settings, discard: 'unmap', detectZeroes: 'off' } };
+}
+
+/** What the user gave for children that the image's metadata names. */
+function takeReferences(options: Record<string, unknown>, driver: BlockDriver): Record<string, unknown> {
+  const references: Record<string, unknown> = {};
+  for (const name of Object.keys(driver.children)) {
+    if (!(name in options)) continue;
+    references[name] = options[name];
+    delete options[name];
+  }
+  return references;
+}
+
+function coerceAll(driver: BlockDriver, options: Record<string, unknown>, own: Inherited): { values: object; explicit: Record<string, unknown> } {
+  const { settings } = own;
+  const fields = driver.options as Readonly<Record<string, OptionField>>;
+  const values: Record<string, unknown> = { cache: { direct: settings.direct, 'no-flush': settings.noFlush }, 'auto-read-only': own.autoReadOnly };
+  const explicit: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    const field = fields[key] ?? fields[Object.keys(fields).find((name) => name.startsWith(`${key}.`)) ?? ''];
+    if (!field) {
+      throw new BlockError('INVALID_ARGUMENT', driver.kind === 'protocol'
+        ? `Block protocol '${driver.name}' doesn't support the option '${key}'`
+        : `Block format '${driver.name}' does not support the option '${key}'`);
+    }
+    explicit[key] = value;
+    if (fields[key]) values[key] = coerceOption(key, field, value);
+    else for (const [inner, member] of Object.entries(value as Record<string, unknown>)) {
+      const nested = fields[`${key}.${inner}`];
+      if (!nested) throw new BlockError('INVALID_ARGUMENT', `Block ${driver.kind === 'protocol' ? 'protocol' : 'format'} '${driver.name}' does not support the option '${key}.${inner}'`);
+      values[`${key}.${inner}`] = coerceOption(`${key}.${inner}`, nested, member);
+    }
+  }
+  for (const [key, field] of Object.entries(fields)) {
+    if (values[key] !== undefined) continue;
+    if (field.required) throw new BlockError('INVALID_ARGUMENT', `Parameter '${key}' is missing`);
+    if (field.default !== undefined) values[key] = field.default;
+  }
+  return { values, explicit };
+}
