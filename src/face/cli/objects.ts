@@ -1,0 +1,56 @@
+/** User-created objects (`--object secret,…`): parsed, checked for what every tool needs of them, kept by id. */
+import { readFileSync } from 'node:fs';
+import { isDictionary, parseKeyValues } from '../../block/key-values.js';
+import { parseQJson, QJsonError, type QValue } from '../../util/qjson.js';
+import { CliError } from './output.js';
+
+export interface UserObject {
+  readonly type: string;
+  readonly id: string;
+  readonly properties: Readonly<Record<string, QValue>>;
+}
+
+const known = ['secret', 'authz-list', 'authz-list-file', 'authz-pam', 'authz-simple', 'iothread', 'throttle-group', 'tls-creds-anon', 'tls-creds-psk', 'tls-creds-x509'];
+const objects = new Map<string, UserObject>();
+
+/** Objects of this process by id. */
+export function userObjects(): ReadonlyMap<string, UserObject> { return objects; }
+
+/** Takes the argument of one --object. @throws CliError in the peers' words */
+export function addObject(text: string): UserObject {
+  const { 'qom-type': type, id, ...properties } = parse(text);
+  if (typeof type !== 'string') throw new CliError("Parameter 'qom-type' is missing");
+  if (!known.includes(type)) throw new CliError(`Parameter 'qom-type' does not accept value '${type}'`);
+  if (typeof id !== 'string') throw new CliError("Parameter 'id' is missing");
+  if (objects.has(id)) throw new CliError(`attempt to add duplicate property '${id}' to object (type 'container')`);
+  const object = { type, id, properties };
+  if (type === 'secret') secretBytes(object);
+  objects.set(id, object);
+  return object;
+}
+
+function parse(text: string): Record<string, QValue> {
+  if (!text.startsWith('{')) return Object.fromEntries(parseKeyValues(text, 'qom-type').values);
+  try {
+    const value = parseQJson(text);
+    return isDictionary(value) ? value : {};
+  } catch (error) {
+    if (error instanceof QJsonError) throw new CliError(error.message);
+    throw error;
+  }
+}
+
+/** Content of a secret object. @throws CliError where it has none, or its file can't be read */
+export function secretBytes({ properties }: UserObject): Uint8Array {
+  const { data, file, format } = properties;
+  if ((data === undefined) === (file === undefined)) {
+    throw new CliError(data === undefined ? "Either 'file' or 'data' must be provided" : "'file' and 'data' are mutually exclusive");
+  }
+  let raw: Buffer;
+  try {
+    raw = typeof data === 'string' ? Buffer.from(data) : readFileSync(String(file));
+  } catch {
+    throw new CliError(`Failed to open file “${String(file)}”: No such file or directory`);
+  }
+  return format === 'base64' ? Buffer.from(raw.toString('latin1'), 'base64') : raw;
+}

@@ -1,0 +1,112 @@
+/** How the tools open what a user names: -f, --image-opts, -U, cache modes; references an image makes are followed as the peers do. */
+import { Perm } from '../../block/driver.js';
+import { BlockError } from '../../block/errors.js';
+import type { BlockBackend } from '../../block/child.js';
+import { allowImplicitOpens } from '../../block/gate.js';
+import { BlockGraph, type OpenOptions } from '../../block/graph.js';
+import { nestOptions, parseKeyValues, type Options } from '../../block/key-values.js';
+import { CliError, reportError } from './output.js';
+
+export interface CacheMode {
+  readonly direct: boolean;
+  readonly noFlush: boolean;
+  /** Every write completes only when durable. */
+  readonly writethrough: boolean;
+}
+
+const cacheModes: Readonly<Record<string, CacheMode>> = {
+  none: { direct: true, noFlush: false, writethrough: false },
+  off: { direct: true, noFlush: false, writethrough: false },
+  directsync: { direct: true, noFlush: false, writethrough: true },
+  writeback: { direct: false, noFlush: false, writethrough: false },
+  writethrough: { direct: false, noFlush: false, writethrough: true },
+  unsafe: { direct: false, noFlush: true, writethrough: false },
+};
+
+export function parseCacheMode(name: string): CacheMode | undefined {
+  return Object.hasOwn(cacheModes, name) ? cacheModes[name] : undefined;
+}
+
+/** @throws CliError `Invalid cache option: …` (or with `what` 'source cache') */
+export function cacheArgument(name: string, what = 'cache'): CacheMode {
+  const mode = parseCacheMode(name);
+  if (mode === undefined) throw new CliError(`Invalid ${what} option: ${name}`);
+  return mode;
+}
+
+let graph: Promise<BlockGraph> | undefined;
+
+/** The process's graph. Drivers are loaded with it. */
+export function sharedGraph(): Promise<BlockGraph> {
+  graph ??= import('../../drivers.js').then(({ createRegistry }) => new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens }));
+  return graph;
+}
+
+/** Closes everything that is still open. */
+export async function closeGraph(): Promise<void> {
+  if (graph !== undefined) await (await graph).close();
+  graph = undefined;
+}
+
+export interface ImageSource {
+  /** -f */
+  readonly format?: string | undefined;
+  /** --image-opts: the name is an option list. */
+  readonly imageOpts?: boolean | undefined;
+  readonly cache?: CacheMode | undefined;
+  /** -U */
+  readonly forceShare?: boolean | undefined;
+  readonly writable?: boolean | undefined;
+  /** Writable, and its size may change. */
+  readonly resize?: boolean | undefined;
+  readonly options?: OpenOptions | undefined;
+}
+
+/**
+ * Opens an image the way the peers' tools do.
+ * @throws BlockError `Could not open 'NAME': reason`
+ */
+export async function openImage(filename: string, source: ImageSource = {}): Promise<BlockBackend> {
+  const spec = imageSpec(filename, source);
+  try {
+    const backend = await (await sharedGraph()).openBackend(spec, openOptions(source));
+    backend.writethrough = source.cache?.writethrough ?? false;
+    return backend;
+  } catch (error) {
+    throw prefixed(`Could not open '${filename}'`, error);
+  }
+}
+
+/** What the graph is to open: the name itself, or the options written in its place. */
+export function imageSpec(filename: string, { imageOpts, format, forceShare }: ImageSource): string | Options {
+  if (!imageOpts) return filename;
+  if (format !== undefined) throw new CliError('--image-opts and --format are mutually exclusive');
+  const { values, shorthand } = parseKeyValues(filename, 'file');
+  for (const { written, meant } of shorthand) reportError(`warning: short-form boolean option '${written}' deprecated`, `Please use ${meant} instead`);
+  if (forceShare && ![undefined, 'on'].includes(values.get('force-share'))) {
+    throw new CliError('--force-share/-U conflicts with image options');
+  }
+  try {
+    return nestOptions(Object.fromEntries(values));
+  } catch (error) {
+    throw prefixed(`Could not open '${filename}'`, error);
+  }
+}
+
+function openOptions({ format, cache, forceShare, writable, resize, options }: ImageSource): OpenOptions & { take: number } {
+  return {
+    readOnly: !writable,
+    ...(format !== undefined && { driver: format }),
+    ...(forceShare && { forceShare }),
+    ...(cache && { cache: { direct: cache.direct, noFlush: cache.noFlush } }),
+    take: Perm.CONSISTENT_READ | (writable ? Perm.WRITE : 0) | (resize ? Perm.RESIZE : 0),
+    ...options,
+  };
+}
+
+/** The same error with `prefix: ` before its message. */
+export function prefixed(prefix: string, error: unknown): unknown {
+  if (!(error instanceof BlockError)) return error;
+  return new BlockError(error.code, `${prefix}: ${error.message}`, error.context, error);
+}
+

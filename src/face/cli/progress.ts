@@ -1,0 +1,52 @@
+/** The peers' progress line, `    (12.34/100%)\r`, and a machine-readable one for `--progress json`. */
+import { err, flushOut, out } from './output.js';
+
+export type ProgressStyle = 'none' | 'line' | 'json';
+
+/** Chosen once by the multi-call program (`--progress json`); overrides -p. */
+const settings = { json: false };
+export function useJsonProgress(): void { settings.json = true; }
+
+/**
+ * Shows how far a command is. Prints when the percentage has moved by at least `minimumStep`; on SIGUSR1 prints the current
+ * value whatever the style.
+ */
+export class Progress {
+  readonly #style: ProgressStyle;
+  readonly #minimumStep: number;
+  #percent = 0;
+  #printed = 0;
+  readonly #onSignal = () => err(`    (${this.#percent.toFixed(2)}/100%)\n`);
+
+  constructor(enabled: boolean, minimumStep = 1) {
+    this.#style = settings.json ? 'json' : enabled ? 'line' : 'none';
+    this.#minimumStep = minimumStep;
+    if (process.platform !== 'win32') process.on('SIGUSR1', this.#onSignal);
+  }
+
+  /** `done` of `total`, any unit. */
+  report(done: number, total: number): void {
+    this.#percent = total === 0 ? 100 : Math.min(100, (done / total) * 100);
+    if (this.#style === 'none') return;
+    const first = this.#percent === 0;
+    if (!first && this.#percent < 100 && this.#percent - this.#printed < this.#minimumStep) return;
+    if (this.#percent === 100 && this.#printed === 100) return;
+    this.#printed = this.#percent;
+    this.#print();
+  }
+
+  /** Call when the work is done, whether it succeeded or not. */
+  end(): void {
+    process.off('SIGUSR1', this.#onSignal);
+    if (this.#style === 'line') out('\n');
+    flushOut();
+  }
+
+  #print(): void {
+    if (this.#style === 'json') err(`${JSON.stringify({ progress: Number(this.#percent.toFixed(2)) })}\n`);
+    else {
+      out(`    (${this.#percent.toFixed(2)}/100%)\r`);
+      flushOut();
+    }
+  }
+}
