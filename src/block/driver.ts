@@ -7,6 +7,7 @@
 import type { MaybePromise } from '../util/maybe.js';
 import type { BlockBackend, BlockChild } from './child.js';
 import type { Facets } from './facets.js';
+import type { UserObject } from './objects.js';
 import type { CreateSchema, OptionSchema, OptionValue } from './options.js';
 
 /** Request flags. A request carries them as one number, so that handing it on allocates nothing. */
@@ -70,13 +71,17 @@ export interface HostRange { readonly child: BlockChild; readonly offset: number
 /**
  * One layer's answer for a range, covering at least one byte and at most what was asked.
  * - `data`: read it here. `host` where the bytes lie plainly in a child; none where they are encoded (compressed, encrypted).
- *   `recurse`: the child may know more (a preallocated range that is a hole below).
+ *   `recurse`: the child may know more (a preallocated range that is a hole below). `zero`: stored, and known to be zeroes.
+ *   `hole`: takes no storage, yet what it reads as is not known.
  * - `zero`: reads as zero. `allocated`: decided by this layer. `host`: space reserved for it.
  * - `backing`: the cow child decides; zero where there is none. `host` as for zero.
  * - `child`: a passthrough layer (filter, raw): whatever `host` says.
  */
 export type LayerExtent =
-  | { readonly kind: 'data'; readonly length: number; readonly host?: HostRange; readonly recurse?: boolean; readonly compressed?: boolean }
+  | {
+    readonly kind: 'data'; readonly length: number; readonly host?: HostRange; readonly recurse?: boolean; readonly compressed?: boolean;
+    readonly zero?: boolean; readonly hole?: boolean;
+  }
   | { readonly kind: 'zero'; readonly length: number; readonly allocated: boolean; readonly host?: HostRange }
   | { readonly kind: 'backing'; readonly length: number; readonly host?: HostRange }
   | { readonly kind: 'child'; readonly length: number; readonly host: HostRange };
@@ -169,6 +174,8 @@ export interface OpenContext<O> {
   implicitChild(name: string, reference: ImplicitReference): Promise<BlockChild | undefined>;
   /** Named moment ('l2_update') at which a blkdebug below may fail or hold the caller. Undefined at once where there is none. */
   debugPoint(event: string): Promise<void> | undefined;
+  /** An object that an option names by id ('tls-creds'). */
+  object(id: string): UserObject | undefined;
   warn(message: string): void;
 }
 

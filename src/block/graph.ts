@@ -7,6 +7,7 @@ import { protocolPrefix, resolveReference } from './filename.js';
 import { denyImplicitOpens, type OpenGate } from './gate.js';
 import { isJsonFilename, nestOptions, parseJsonFilename, type Options } from './key-values.js';
 import { BlockNode, type NodeSettings } from './node.js';
+import type { UserObjects } from './objects.js';
 import { coerceOption, type OptionField } from './options.js';
 import { refreshPermissions } from './permissions.js';
 import type { DriverRegistry } from './registry.js';
@@ -60,14 +61,16 @@ const cacheFields: Readonly<Record<string, OptionField>> = { direct: { type: 'bo
 export class BlockGraph {
   readonly drivers: DriverRegistry;
   readonly #gate: OpenGate;
+  readonly #objects: UserObjects;
   readonly #nodes = new Map<string, BlockNode>();
   readonly #backends = new Set<BlockBackend>();
   #counter = 0;
 
   /** Without a gate every implicit open is denied. */
-  constructor(init: { readonly drivers: DriverRegistry; readonly gate?: OpenGate }) {
+  constructor(init: { readonly drivers: DriverRegistry; readonly gate?: OpenGate; readonly objects?: UserObjects }) {
     this.drivers = init.drivers;
     this.#gate = init.gate ?? denyImplicitOpens;
+    this.#objects = init.objects ?? new Map();
   }
 
   get nodes(): ReadonlyMap<string, BlockNode> {
@@ -314,6 +317,7 @@ export class BlockGraph {
       child: (name) => node.children.get(name),
       implicitChild: (name, reference) => this.#openImplicit(node, name, reference, references, inherited),
       debugPoint: (event) => node.children.get('file')?.node.ops.debugEvent?.(event),
+      object: (id) => this.#objects.get(id),
       warn: (message) => this.onWarning(message),
     };
   }

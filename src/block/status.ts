@@ -1,5 +1,5 @@
 /** Block status: what lies behind a range, for one node and for a chain. Follows QEMU's truth table. */
-import { then, type MaybePromise } from '../util/maybe.js';
+import { andThen, type MaybePromise } from '../util/maybe.js';
 import type { LayerExtent } from './driver.js';
 import type { BlockNode } from './node.js';
 
@@ -31,11 +31,11 @@ export function blockStatus(node: BlockNode, offset: number, length: number, wan
   if (available <= 0) return { length: 0, data: false, zero: false, allocated: false, compressed: false, eof: true };
   const alignment = node.ops.limits.requestAlignment;
   if (alignment === 1) {
-    return then(node.ops.status(offset, available, wantZero), (extent) => interpret(node, offset, size, extent, wantZero));
+    return andThen(node.ops.status(offset, available, wantZero), (extent) => interpret(node, offset, size, extent, wantZero));
   }
   const start = offset - (offset % alignment);
   const end = Math.min(Math.ceil((offset + available) / alignment) * alignment, size);
-  return then(node.ops.status(start, end - start, wantZero), (extent) => {
+  return andThen(node.ops.status(start, end - start, wantZero), (extent) => {
     const usable = Math.min(start + extent.length - offset, available);
     const host = extent.host && { child: extent.host.child, offset: extent.host.offset + (offset - start) };
     return interpret(node, offset, size, { ...extent, length: usable, ...(host && { host }) } as LayerExtent, wantZero);
@@ -47,15 +47,19 @@ function interpret(node: BlockNode, offset: number, size: number, extent: LayerE
   const host = extent.host && { node: extent.host.child.node, offset: extent.host.offset };
   switch (extent.kind) {
     case 'child': {
-      return then(blockStatus(extent.host.child.node, extent.host.offset, extent.length, wantZero), (below) =>
+      return andThen(blockStatus(extent.host.child.node, extent.host.offset, extent.length, wantZero), (below) =>
         below.length === 0
           ? { length: extent.length, data: false, zero: true, allocated: true, compressed: false, eof }
           : { ...below, eof: offset + below.length >= size });
     }
     case 'data': {
-      const status = { length: extent.length, data: true, zero: false, allocated: true, compressed: extent.compressed === true, eof, ...(host && { host }) };
+      const stored = extent.hole !== true;
+      const status = {
+        length: extent.length, data: stored, zero: extent.zero === true, allocated: stored, compressed: extent.compressed === true, eof,
+        ...(host && { host }),
+      };
       if (!extent.recurse || !wantZero || host === undefined) return status;
-      return then(blockStatus(host.node, host.offset, extent.length, true), (below) => {
+      return andThen(blockStatus(host.node, host.offset, extent.length, true), (below) => {
         if (below.length === 0) return { ...status, zero: true };
         const shorter = below.length < extent.length;
         return { ...status, length: below.length, zero: below.zero, eof: shorter ? false : eof };
@@ -81,7 +85,7 @@ export function chainStatus(
   const wantZero = options.wantZero ?? true;
   const size = top.size;
   const walk = (node: BlockNode, bytes: number, depth: number): MaybePromise<ChainStatus> =>
-    then(blockStatus(node, offset, bytes, wantZero), (status): MaybePromise<ChainStatus> => {
+    andThen(blockStatus(node, offset, bytes, wantZero), (status): MaybePromise<ChainStatus> => {
       if (status.length === 0) {
         if (depth === 1) return { ...status, depth: 0 };
         // a layer too short to answer: the zeroes beyond its end count as its own

@@ -1,6 +1,7 @@
 /** User-created objects (`--object secret,…`): parsed, checked for what every tool needs of them, kept by id. */
 import { readFileSync } from 'node:fs';
 import { isDictionary, parseKeyValues } from '../../block/key-values.js';
+import { loadTlsCredentials } from '../../platform/tls-credentials.js';
 import { parseQJson, QJsonError, type QValue } from '../../util/qjson.js';
 import { CliError } from './output.js';
 
@@ -25,6 +26,7 @@ export function addObject(text: string): UserObject {
   if (objects.has(id)) throw new CliError(`attempt to add duplicate property '${id}' to object (type 'container')`);
   const object = { type, id, properties };
   if (type === 'secret') secretBytes(object);
+  if (type.startsWith('tls-creds-')) loadTlsCredentials(object);
   objects.set(id, object);
   return object;
 }

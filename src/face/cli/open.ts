@@ -5,6 +5,7 @@ import type { BlockBackend } from '../../block/child.js';
 import { allowImplicitOpens } from '../../block/gate.js';
 import { BlockGraph, type OpenOptions } from '../../block/graph.js';
 import { nestOptions, parseKeyValues, type Options } from '../../block/key-values.js';
+import { userObjects } from './objects.js';
 import { CliError, reportError } from './output.js';
 
 export interface CacheMode {
@@ -38,7 +39,7 @@ let graph: Promise<BlockGraph> | undefined;
 
 /** The process's graph. Drivers are loaded with it. */
 export function sharedGraph(): Promise<BlockGraph> {
-  graph ??= import('../../drivers.js').then(({ createRegistry }) => new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens }));
+  graph ??= import('../../drivers.js').then(({ createRegistry }) => new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens, objects: userObjects() }));
   return graph;
 }
 
