@@ -138,7 +138,7 @@ export class DirtyBitmap {
   /** Adds what the other bitmap (of the same disk, any granularity) has marked. */
   merge(other: DirtyBitmap): void {
     if (other.size !== this.#size) throw new BlockError('INVALID_ARGUMENT', 'Bitmaps are of different sizes (destination size is '
-      + `${this.#size} and source size is ${other.size}) and can't be merged`);
+      + `${this.#size}, source size is ${other.size}) and can't be merged`);
     for (const range of other.ranges()) this.set(range.offset, range.length);
   }
 

@@ -1,5 +1,5 @@
 /** Vertex of the graph: checks, splits, pads, emulates, marks bitmaps; then calls the driver's ops. */
-import { isPromise, then, type MaybePromise } from '../util/maybe.js';
+import { isPromise, andThen, type MaybePromise } from '../util/maybe.js';
 import { RangeLock } from '../util/range-lock.js';
 import type { BlockChild } from './child.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
@@ -109,7 +109,7 @@ export class BlockNode {
     if ((flags & Req.COMPRESSED & ~writeFlags) !== 0) throw new BlockError('NOT_SUPPORTED', systemError(Errno.ENOTSUP).message, { node: this.name, op: 'write', errno: Errno.ENOTSUP });
     const result = this.#writeAligned(offset, source, flags & writeFlags);
     if ((flags & Req.FUA & ~writeFlags) === 0) return result;
-    return then(result, () => this.flush());
+    return andThen(result, () => this.flush());
   }
 
   writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
@@ -124,7 +124,7 @@ export class BlockNode {
       ? this.#writeZeroBuffers(offset, length, flags)
       : this.#zeroPieces(offset, length, passed, flags);
     if ((flags & Req.FUA) === 0 || (zeroFlags !== undefined && (zeroFlags & Req.FUA) !== 0)) return done;
-    return then(done, () => this.flush());
+    return andThen(done, () => this.flush());
   }
 
   /** Advisory: what the layer cannot or may not discard stays. */
@@ -173,7 +173,7 @@ export class BlockNode {
     const start = offset - (offset % alignment);
     const end = Math.ceil((offset + inside) / alignment) * alignment;
     const bounce = new Uint8Array(end - start);
-    return then(
+    return andThen(
       forEachPiece(start, end, maxTransfer, alignment, (at, bytes) => ops.read(at, bounce.subarray(at - start, at - start + bytes), flags)),
       () => part.set(bounce.subarray(offset - start, offset - start + inside)));
   }
@@ -201,10 +201,10 @@ export class BlockNode {
     const padsHead = offset > start;
     const padsTail = offset + source.length < end && !(padsHead && tail === start);
     const readPad = (at: number, name: string): MaybePromise<void> =>
-      then(this.ops.debugEvent?.(`pwritev_rmw_${name}`), () =>
-        then(this.#readSlowly(at, buffer.subarray(at - start, at - start + alignment), 0), () => this.ops.debugEvent?.(`pwritev_rmw_after_${name}`)));
-    return then(padsHead ? readPad(start, 'head') : undefined, () =>
-      then(padsTail ? readPad(tail, 'tail') : undefined, () => {
+      andThen(this.ops.debugEvent?.(`pwritev_rmw_${name}`), () =>
+        andThen(this.#readSlowly(at, buffer.subarray(at - start, at - start + alignment), 0), () => this.ops.debugEvent?.(`pwritev_rmw_after_${name}`)));
+    return andThen(padsHead ? readPad(start, 'head') : undefined, () =>
+      andThen(padsTail ? readPad(tail, 'tail') : undefined, () => {
         buffer.set(source, offset - start);
         return this.#announced('pwritev', () => this.#writePieces(start, buffer, flags));
       }));
@@ -218,7 +218,7 @@ export class BlockNode {
 
   #announced(event: string, request: () => MaybePromise<void>): MaybePromise<void> {
     if (this.ops.debugEvent === undefined) return request();
-    return then(this.ops.debugEvent(event), () => then(request(), () => this.ops.debugEvent?.('pwritev_done')));
+    return andThen(this.ops.debugEvent(event), () => andThen(request(), () => this.ops.debugEvent?.('pwritev_done')));
   }
 
   #zeroPieces(offset: number, length: number, flags: number, wanted: number): MaybePromise<void> {
@@ -228,8 +228,8 @@ export class BlockNode {
     const end = Math.floor((offset + length) / alignment) * alignment;
     if (start > offset || end < offset + length) {
       if (start >= end) return this.#writeZeroBuffers(offset, length, wanted);
-      return then(offset < start ? this.#writeZeroBuffers(offset, start - offset, wanted) : undefined, () =>
-        then(this.#zeroPieces(start, end - start, flags, wanted), () =>
+      return andThen(offset < start ? this.#writeZeroBuffers(offset, start - offset, wanted) : undefined, () =>
+        andThen(this.#zeroPieces(start, end - start, flags, wanted), () =>
           end < offset + length ? this.#writeZeroBuffers(end, offset + length - end, wanted) : undefined));
     }
     return forEachPiece(offset, offset + length, maxWriteZeroes, writeZeroesAlignment || alignment, (at, bytes) => {
@@ -245,7 +245,7 @@ export class BlockNode {
           return fallBack(error);
         }
       };
-      return ops.debugEvent === undefined ? zero() : then(ops.debugEvent('pwritev_zero'), zero);
+      return ops.debugEvent === undefined ? zero() : andThen(ops.debugEvent('pwritev_zero'), zero);
     });
   }
 

@@ -1,0 +1,12 @@
+/** The only file that names every driver. */
+import type { BlockDriver } from './block/driver.js';
+import { DriverRegistry } from './block/registry.js';
+import { memory } from './protocol/memory/index.js';
+import { nullAio, nullCo } from './protocol/null/index.js';
+
+export const allDrivers: readonly BlockDriver[] = [memory, nullCo, nullAio];
+
+/** A registry with every driver vdisk has. */
+export function builtinDrivers(): DriverRegistry {
+  return new DriverRegistry(allDrivers);
+}
