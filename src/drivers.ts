@@ -7,6 +7,6 @@ import { nullAio, nullCo } from './protocol/null/index.js';
 export const allDrivers: readonly BlockDriver[] = [memory, nullCo, nullAio];
 
 /** A registry with every driver vdisk has. */
-export function builtinDrivers(): DriverRegistry {
+export function createRegistry(): DriverRegistry {
   return new DriverRegistry(allDrivers);
 }

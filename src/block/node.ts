@@ -256,7 +256,7 @@ export class BlockNode {
   }
 
   #markDirty(offset: number, length: number): void {
-    for (const bitmap of this.bitmaps.values()) bitmap.markDirty(offset, length);
+    for (const bitmap of this.bitmaps.values()) if (bitmap.recording) bitmap.set(offset, length);
   }
 
   #readOnlyError(op: string, offset: number, length: number): BlockError {
