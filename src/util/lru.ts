@@ -57,11 +57,13 @@ export class Lru<K, V> {
     return passed;
   }
 
-  *values(): IterableIterator<V> {
-    for (const slot of this.#slots.values()) yield slot.value;
-  }
-
-  *entries(): IterableIterator<[K, V]> {
-    for (const [key, slot] of this.#slots) yield [key, slot.value];
+  /** Values not used since they were added or since the last call. */
+  unused(): V[] {
+    const found: V[] = [];
+    for (const slot of this.#slots.values()) {
+      if (!slot.used) found.push(slot.value);
+      slot.used = false;
+    }
+    return found;
   }
 }
