@@ -11,6 +11,7 @@ import { BlockGraph, type OpenOptions, type OpenSpec } from '../block/graph.js';
 import { chainStatus } from '../block/status.js';
 import { DriverRegistry } from '../block/registry.js';
 import { passthrough } from './passthrough.js';
+import { seededRandom } from './random.js';
 
 export interface ConformanceTarget {
   /** Must hold every driver the specs name. */
@@ -186,7 +187,7 @@ const cases: readonly { readonly name: string; readonly persistent?: boolean; ru
       if (!await writable(disk, situation)) return;
       const { size, seed = 1 } = situation.target;
       const model = new Uint8Array(size);
-      const random = generator(seed);
+      const random = seededRandom(seed);
       for (let step = 0; step < 300; step++) {
         const length = 1 + Math.floor(random() ** 3 * 150_000);
         const offset = Math.floor(random() * (size - length + 1));
@@ -286,14 +287,4 @@ function pattern(length: number, seed: number): Uint8Array {
   const bytes = new Uint8Array(length);
   for (let i = 0; i < length; i++) bytes[i] = 1 + ((i * 31 + (i >> 9) * 7 + seed * 131) % 255);
   return bytes;
-}
-
-function generator(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
