@@ -94,9 +94,10 @@ export function clusterBitsOf(head: Uint8Array): number {
  * Decodes the header cluster; `bytes` are the file's first cluster (fewer where the file is shorter).
  * Fields are checked as far as they can be without reading anything else; unknown incompatible features are refused by name.
  * @param onWarning receives messages that do not fail the open (bitmaps that became inconsistent)
+ * @param check lets pass damage that a check can repair: no refcount table, too many snapshots
  * @throws BlockError NOT_THIS_FORMAT, UNSUPPORTED_FEATURE, CORRUPT_IMAGE
  */
-export function parseHeader(bytes: Uint8Array, onWarning: (message: string) => void = () => {}): Qcow2Header {
+export function parseHeader(bytes: Uint8Array, onWarning: (message: string) => void = () => {}, check = false): Qcow2Header {
   const clusterBits = clusterBitsOf(bytes);
   const view = viewOf(bytes);
   const version = view.getUint32(4) === 2 ? 2 : 3;
@@ -124,7 +125,7 @@ export function parseHeader(bytes: Uint8Array, onWarning: (message: string) => v
   const extensions = [...scanExtensions(bytes, length, extensionsEnd)];
   refuseUnknownFeatures(header, extensions);
   const compression = length > headerSizeV3 ? view.getUint8(104) : 0;
-  checkFields(header, compression);
+  checkFields(header, compression, check);
   header.compression = compression === 1 ? 'zstd' : 'zlib';
   for (const extension of extensions) takeExtension(header, extension, onWarning);
   if (header.cryptMethod === CryptMethod.LUKS && header.crypto === undefined) {
@@ -173,7 +174,7 @@ function refuseUnknownFeatures(header: Qcow2Header, extensions: readonly RawExte
   throw unsupported(`Unsupported qcow2 feature(s): ${names.join(', ')}`);
 }
 
-function checkFields(header: Qcow2Header, compression: number): void {
+function checkFields(header: Qcow2Header, compression: number, check: boolean): void {
   const clusterSize = 2 ** header.clusterBits;
   if (hasFeature(header, Incompatible.EXTENDED_L2) && clusterSize / 32 < 512) {
     throw invalid(`Unsupported subcluster size: ${clusterSize / 32}`);
@@ -187,9 +188,9 @@ function checkFields(header: Qcow2Header, compression: number): void {
   if (header.size > Number.MAX_SAFE_INTEGER) throw new BlockError('CORRUPT_IMAGE', 'Image is too big', { errno: Errno.EFBIG });
 
   if (header.refcountTableClusters > maxRefcountTableBytes / clusterSize) throw invalid('Reference count table too large');
-  if (header.refcountTableClusters === 0) throw invalid('Image does not contain a reference count table');
+  if (header.refcountTableClusters === 0 && !check) throw invalid('Image does not contain a reference count table');
   checkTable(header.refcountTableOffset, header.refcountTableClusters * clusterSize, clusterSize, 'Reference count table offset invalid');
-  if (header.snapshotCount > maxSnapshots) throw invalid('Snapshot table too large');
+  if (header.snapshotCount > maxSnapshots && !check) throw invalid('Snapshot table too large');
   checkTable(header.snapshotsOffset, header.snapshotCount * 40, clusterSize, 'Snapshot table offset invalid');
   if (header.l1Size > maxL1Bytes / 8) throw new BlockError('CORRUPT_IMAGE', 'Active L1 table too large', { errno: Errno.EFBIG });
   checkTable(header.l1Offset, header.l1Size * 8, clusterSize, 'Active L1 table offset invalid');
@@ -233,10 +234,11 @@ function takeExtension(header: Qcow2Header, { type, data }: RawExtension, onWarn
 function parseBitmapsExtension(header: Qcow2Header, data: Uint8Array, onWarning: (message: string) => void): BitmapsExtension | undefined {
   if (data.length !== 24) throw invalid('bitmaps_ext: Invalid extension length');
   if ((header.autoclear & BigInt(Autoclear.BITMAPS)) === 0n) {
-    onWarning(header.version < 3
-      ? 'this qcow2 v2 image contains bitmaps, but they may have been modified by software without persistent bitmap support; '
-        + 'so now these bitmaps are considered inconsistent'
-      : 'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent');
+    const leaks = "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.";
+    onWarning((header.version < 3
+      ? 'This qcow2 v2 image contains bitmaps, but they may have been modified by a program without persistent bitmap support; '
+        + 'so now they must all be considered inconsistent'
+      : 'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent') + `\n${leaks}`);
     return undefined;
   }
   const view = viewOf(data);

@@ -11,6 +11,7 @@ import { Mutex, run, wait, type Steps } from '../../util/steps.js';
 import type { CachedTable, TableCache } from './cache.js';
 import { hasFeature, Incompatible, serialiseHeader, type Qcow2Header } from './header.js';
 import type { Refcounts } from './refcount.js';
+import type { SnapshotTable } from './snapshot-table.js';
 import { viewOf } from './tables.js';
 
 /** Options of opening, as far as they concern a running image (others are consumed while opening). */
@@ -60,6 +61,8 @@ export interface Qcow2Image {
   readonly l1: DataView;
   readonly l2: TableCache;
   readonly refcounts: Refcounts;
+  /** Internal snapshots, as last read (readSnapshotTable, at open and by {@link reload}) or written; the parts that change them keep it current. */
+  snapshots: SnapshotTable;
 
   /** Runs `request` while no allocation, no table update and no metadata flush runs beside it. Guest writes in place go on. */
   exclusive<T>(request: () => MaybePromise<T>): MaybePromise<T>;
