@@ -4,7 +4,7 @@
  * Standard output is buffered as C does it (unless a terminal reads it) and written when it is flushed, full, or the tool ends;
  * standard error is written at once. Scripts that merge both see the order they know from the peers.
  */
-import { writeSync } from 'node:fs';
+import { lstatSync, unlinkSync, writeSync } from 'node:fs';
 import { BlockError } from '../../block/errors.js';
 
 const bufferLimit = 65_536;
@@ -129,6 +129,13 @@ export function onInterrupt(cleanup: () => void): () => void {
     state.cleanups = state.cleanups.filter((other) => other !== cleanup);
     if (state.cleanups.length === 0) for (const signal of signals) process.off(signal, interrupted);
   };
+}
+
+/** Removes a half-written regular file if the tool is killed by a signal before the returned function is called. */
+export function removeOnInterrupt(filename: string): () => void {
+  return onInterrupt(() => {
+    if (lstatSync(filename, { throwIfNoEntry: false })?.isFile()) unlinkSync(filename);
+  });
 }
 
 /** Flushes what is left and ends the process. Open handles (workers, sockets, timers) do not keep it alive. */
