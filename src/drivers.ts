@@ -1,10 +1,11 @@
 /** The only file that names every driver. */
 import type { BlockDriver } from './block/driver.js';
 import { DriverRegistry } from './block/registry.js';
+import { raw } from './format/raw/index.js';
 import { memory } from './protocol/memory/index.js';
 import { nullAio, nullCo } from './protocol/null/index.js';
 
-export const allDrivers: readonly BlockDriver[] = [memory, nullCo, nullAio];
+export const allDrivers: readonly BlockDriver[] = [memory, nullCo, nullAio, raw];
 
 /** A registry with every driver vdisk has. */
 export function createRegistry(): DriverRegistry {

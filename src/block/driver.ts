@@ -174,6 +174,8 @@ export interface OpenContext<O> {
   implicitChild(name: string, reference: ImplicitReference): Promise<BlockChild | undefined>;
   /** Named moment ('l2_update') at which a blkdebug below may fail or hold the caller. Undefined at once where there is none. */
   debugPoint(event: string): Promise<void> | undefined;
+  /** Name of the format that a file starting with these bytes would be taken for. */
+  probe(head: Uint8Array): string;
   /** An object that an option names by id ('tls-creds'). */
   object(id: string): UserObject | undefined;
   warn(message: string): void;

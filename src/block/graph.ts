@@ -318,6 +318,7 @@ export class BlockGraph {
       implicitChild: (name, reference) => this.#openImplicit(node, name, reference, references, inherited),
       debugPoint: (event) => node.children.get('file')?.node.ops.debugEvent?.(event),
       object: (id) => this.#objects.get(id),
+      probe: (head) => this.#guess(head, ''),
       warn: (message) => this.onWarning(message),
     };
   }
@@ -396,11 +397,14 @@ export class BlockGraph {
     const head = new Uint8Array(2048);
     const result = file.read(0, head, 0);
     if (isPromise(result)) await result;
+    return this.#guess(head.subarray(0, Math.min(head.length, file.size)), filename);
+  }
+
+  #guess(head: Uint8Array, filename: string): string {
     let best = 'raw';
     let score = 0;
-    const present = head.subarray(0, Math.min(head.length, file.size));
     for (const driver of this.drivers) {
-      const found = driver.probe?.(present, filename) ?? 0;
+      const found = driver.probe?.(head, filename) ?? 0;
       if (found > score) {
         score = found;
         best = driver.name;

@@ -1,0 +1,76 @@
+/** A layer that hands every request on to one child: what filters, and raw, start from. */
+import type { MaybePromise } from '../util/maybe.js';
+import type { BlockChild } from './child.js';
+import { BlockOps, Req, type Capabilities, type LayerExtent, type ResizeOptions } from './driver.js';
+import type { Facets } from './facets.js';
+
+const passedFlags = Req.FUA | Req.UNCHANGED | Req.SERIALISING;
+
+/** What a passthrough layer over `child` can do: as much as the node below. */
+export function passthroughCapabilities(child: BlockChild): Capabilities {
+  const below = child.node.ops.capabilities;
+  return {
+    write: below.write,
+    writeFlags: passedFlags | (below.writeFlags & Req.COMPRESSED),
+    zeroFlags: passedFlags | Req.MAY_UNMAP | Req.NO_FALLBACK,
+    discard: true,
+    resize: below.resize,
+    growsOnWrite: below.growsOnWrite,
+  };
+}
+
+/** Passes everything on unchanged. Subclasses override what they are about. */
+export abstract class FilterOps extends BlockOps {
+  protected readonly child: BlockChild;
+  readonly capabilities: Capabilities;
+
+  constructor(child: BlockChild, capabilities = passthroughCapabilities(child)) {
+    super();
+    this.child = child;
+    this.capabilities = capabilities;
+  }
+
+  get size(): number {
+    return this.child.size;
+  }
+
+  read(offset: number, target: Uint8Array, flags: number): MaybePromise<void> {
+    return this.child.read(offset, target, flags);
+  }
+
+  override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
+    return this.child.write(offset, source, flags);
+  }
+
+  override writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
+    return this.child.writeZeroes(offset, length, flags);
+  }
+
+  override discard(offset: number, length: number): MaybePromise<void> {
+    return this.child.discard(offset, length);
+  }
+
+  override flush(): MaybePromise<void> {
+    return this.child.flush();
+  }
+
+  status(offset: number, length: number, _wantZero: boolean): MaybePromise<LayerExtent> {
+    return { kind: 'child', length, host: { child: this.child, offset } };
+  }
+
+  override resize(size: number, options: ResizeOptions): Promise<void> {
+    return this.child.resize(size, options);
+  }
+
+  override reopen(_change: { readonly readOnly: boolean }): Promise<void> {
+    return Promise.resolve();
+  }
+
+  override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
+    return this.child.facet(name);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}

@@ -1,0 +1,71 @@
+import type { BlockChild } from '../../block/child.js';
+import { Req, unlimited, type BlockLimits, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
+import { BlockError, Errno, systemError } from '../../block/errors.js';
+import type { Facets } from '../../block/facets.js';
+import { FilterOps, passthroughCapabilities } from '../../block/filter-ops.js';
+import type { MaybePromise } from '../../util/maybe.js';
+
+const sector = 512;
+const maximumSize = Number.MAX_SAFE_INTEGER;
+/** Facets that speak of file bytes by offset, so that they hold only for a disk that is the whole file. */
+const wholeFileFacets: ReadonlySet<keyof Facets> = new Set(['descriptor', 'copyRange']);
+
+/** Disks are counted in sectors: a file's odd rest fills one. */
+export function roundToSector(size: number): number {
+  return Math.ceil(size / sector) * sector;
+}
+
+export class RawOps extends FilterOps {
+  override readonly limits: BlockLimits;
+  readonly #offset: number;
+  readonly #size: number | undefined;
+  readonly #isForbidden: ((head: Uint8Array) => boolean) | undefined;
+
+  /** `isForbidden` says of a first sector that it may not be written: the disk would be taken for another format. */
+  constructor(file: BlockChild, offset: number, size: number | undefined, isForbidden?: (head: Uint8Array) => boolean) {
+    const { writeFlags, growsOnWrite, ...rest } = passthroughCapabilities(file);
+    super(file, { ...rest, writeFlags: writeFlags & ~Req.COMPRESSED, growsOnWrite: growsOnWrite && size === undefined });
+    this.#offset = offset;
+    this.#size = size;
+    this.#isForbidden = isForbidden;
+    this.limits = isForbidden === undefined ? unlimited : { ...unlimited, requestAlignment: sector };
+  }
+
+  override get size(): number {
+    return this.#size ?? roundToSector(this.child.size - this.#offset);
+  }
+
+  override read(offset: number, target: Uint8Array, flags: number): MaybePromise<void> {
+    return this.child.read(this.#offset + offset, target, flags);
+  }
+
+  override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
+    if (offset === 0 && source.length > 0 && this.#isForbidden?.(source.subarray(0, sector))) {
+      throw systemError(Errno.EPERM, { driver: 'raw', op: 'write', offset, length: source.length });
+    }
+    return this.child.write(this.#offset + offset, source, flags);
+  }
+
+  override writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
+    return this.child.writeZeroes(this.#offset + offset, length, flags);
+  }
+
+  override discard(offset: number, length: number): MaybePromise<void> {
+    return this.child.discard(this.#offset + offset, length);
+  }
+
+  override status(offset: number, length: number): LayerExtent {
+    return { kind: 'child', length, host: { child: this.child, offset: this.#offset + offset } };
+  }
+
+  override resize(size: number, options: ResizeOptions): Promise<void> {
+    if (this.#size !== undefined) return Promise.reject(new BlockError('NOT_SUPPORTED', 'Cannot resize fixed-size raw disks'));
+    if (size > maximumSize - this.#offset) return Promise.reject(new BlockError('INVALID_ARGUMENT', 'Disk size too large for the chosen offset'));
+    return this.child.resize(this.#offset + size, options);
+  }
+
+  override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
+    if (wholeFileFacets.has(name)) return this.#offset === 0 && this.#size === undefined ? this.child.facet(name) : undefined;
+    return name === 'allocatedSize' ? this.child.facet(name) : undefined;
+  }
+}
