@@ -32,8 +32,11 @@ export interface CheckResult {
   compressedClusters?: number;
 }
 export interface CheckFacet {
-  /** One line per finding goes to `report`, in the peer's words. */
-  check(options: { readonly repair: 'none' | 'leaks' | 'all'; readonly report?: (line: string) => void; readonly signal?: AbortSignal }): Promise<CheckResult>;
+  /** One line per finding goes to `report`, in the peer's words; `reportError` gets those that the peer shows as its own errors (after the program's name). */
+  check(options: {
+    readonly repair: 'none' | 'leaks' | 'all'; readonly report?: (line: string) => void; readonly reportError?: (line: string) => void;
+    readonly signal?: AbortSignal;
+  }): Promise<CheckResult>;
 }
 
 export interface InternalSnapshot {
@@ -67,8 +70,8 @@ export interface StoredBitmap {
 }
 /** Persistence of dirty bitmaps. The live bitmap (DirtyBitmap) belongs to the node; this facet says whether it can be stored and lists what is. */
 export interface BitmapFacet {
-  /** Live bitmaps read from the image at open; the graph hangs them on the node. */
-  loaded?(): readonly DirtyBitmap[];
+  /** The node hands over its live bitmaps, once: those stored in the image are added, and the persistent ones there are stored when the layer closes or becomes read-only. */
+  attach?(bitmaps: Map<string, DirtyBitmap>): void;
   list(): Promise<readonly StoredBitmap[]>;
   /** Whether a bitmap of that name and granularity can be stored; throws with the reason. */
   canStore(name: string, granularity: number): Promise<void>;

@@ -301,7 +301,7 @@ export class BlockGraph {
     }
     node.ops = ops;
     node.readOnly = node.readOnly || !ops.capabilities.write;
-    for (const bitmap of ops.facet('bitmaps')?.loaded?.() ?? []) node.bitmaps.set(bitmap.name, bitmap);
+    ops.facet('bitmaps')?.attach?.(node.bitmaps);
     node.holds = 1;
     this.#nodes.set(name, node);
     return node;
