@@ -1,0 +1,81 @@
+/** Part of a check: whether "refcount is exactly one" marks in the active tables tell the truth. */
+import { run } from '../../util/steps.js';
+import { StoredRefcounts, storedRefcount } from './check-refcounts.js';
+import { hexEntry, type CheckJob } from './check-walk.js';
+import { clusterKind, ClusterKind, COPIED_HI, entryHi, entryLo, entryOffset, setEntry, viewOf } from './tables.js';
+
+/** Compares COPIED marks of active L1 and L2 entries with the refcounts in the file, and corrects them if errors are to be repaired. */
+export async function checkCopiedFlags(job: CheckJob): Promise<void> {
+  const { image, result, report, repairErrors } = job;
+  const { clusterSize } = image.geometry;
+  const prefix = repairErrors ? 'Repairing' : 'ERROR';
+  const stored = new StoredRefcounts(image);
+  const table = new Uint8Array(image.header.l1Size * 8);
+  await image.file.read(image.header.l1Offset, table);
+  const l1 = viewOf(table);
+  const buffer = new Uint8Array(clusterSize);
+  let repairs = 0;
+  const mismatch = (line: string): void => {
+    report(`${prefix} ${line}`);
+    if (repairErrors) repairs++;
+    else result.corruptions++;
+  };
+
+  for (let index = 0; index < image.header.l1Size; index++) {
+    const hi = entryHi(l1, index);
+    const lo = entryLo(l1, index);
+    const offset = entryOffset(hi, lo);
+    if (offset === 0) continue;
+    job.signal?.throwIfAborted();
+    const refcount = await refcountOrUndefined(stored, Math.floor(offset / clusterSize));
+    if (refcount === undefined) continue;
+    if ((refcount === 1) !== ((hi & COPIED_HI) !== 0)) {
+      mismatch(`OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${hexEntry(hi, lo)} refcount=${refcount}`);
+      if (repairErrors) {
+        setEntry(l1, index, withCopied(hi, refcount), lo);
+        await image.file.write(image.header.l1Offset + index * 8, table.subarray(index * 8, index * 8 + 8));
+      }
+    }
+    await image.file.read(offset, buffer);
+    if (await checkL2(job, stored, viewOf(buffer), mismatch)) await image.file.write(offset, buffer);
+  }
+  result.corruptionsFixed += repairs;
+  if (repairs > 0) await run(image.flush());
+}
+
+/** Whether anything in the table was corrected. */
+async function checkL2(job: CheckJob, stored: StoredRefcounts, view: DataView, mismatch: (line: string) => void): Promise<boolean> {
+  const { image } = job;
+  const { extended, l2Entries, clusterSize } = image.geometry;
+  const dataFile = image.dataFile !== image.file;
+  const step = extended ? 2 : 1;
+  let changed = false;
+  for (let index = 0; index < l2Entries; index++) {
+    const hi = entryHi(view, index * step);
+    const lo = entryLo(view, index * step);
+    if (hi === 0 && lo === 0) continue;
+    const kind = clusterKind(hi, lo, extended, dataFile);
+    if (kind !== ClusterKind.NORMAL && kind !== ClusterKind.ZERO_ALLOCATED) continue;
+    const cluster = Math.floor(entryOffset(hi, lo) / clusterSize);
+    const block = Math.floor(cluster / stored.perBlock);
+    const refcount = dataFile ? 1 : stored.isLoaded(block) ? stored.get(cluster) : await refcountOrUndefined(stored, cluster);
+    if (refcount === undefined || (refcount === 1) === ((hi & COPIED_HI) !== 0)) continue;
+    mismatch(`OFLAG_COPIED data cluster: l2_entry=${hexEntry(hi, lo)} refcount=${refcount}`);
+    if (!job.repairErrors) continue;
+    setEntry(view, index * step, withCopied(hi, refcount), lo);
+    changed = true;
+  }
+  return changed;
+}
+
+async function refcountOrUndefined(stored: StoredRefcounts, cluster: number): Promise<number | undefined> {
+  try {
+    return await storedRefcount(stored, cluster);
+  } catch {
+    return undefined;
+  }
+}
+
+function withCopied(hi: number, refcount: number): number {
+  return refcount === 1 ? (hi | COPIED_HI) >>> 0 : (hi & ~COPIED_HI) >>> 0;
+}

@@ -1,0 +1,204 @@
+/** Second half of a check: what was counted against the refcounts in the file; their repair, and building them anew. */
+import { BlockError, strerror } from '../../block/errors.js';
+import { isPromise } from '../../util/maybe.js';
+import { run } from '../../util/steps.js';
+import type { CheckJob, Walk } from './check-walk.js';
+import type { Qcow2Image } from './image.js';
+import { entryHi, entryLo, readRefcount, refcountBlockOffset, refcountsPerBlock, viewOf, writeRefcount, writeU64 } from './tables.js';
+
+/** Refcounts as they are in the file, one block at a time. */
+export class StoredRefcounts {
+  readonly perBlock: number;
+  readonly #image: Qcow2Image;
+  readonly #block: Uint8Array;
+  readonly #table: DataView;
+  #index = -1;
+  #offset = 0;
+  #failure: unknown;
+  #changed = false;
+
+  constructor(image: Qcow2Image) {
+    const { clusterBits, clusterSize, refcountOrder } = image.geometry;
+    this.#image = image;
+    this.#block = new Uint8Array(clusterSize);
+    this.#table = image.refcounts.table;
+    this.perBlock = refcountsPerBlock(clusterBits, refcountOrder);
+  }
+
+  /** Loads the block of that index. False: there is none, its refcounts are 0. */
+  async load(index: number): Promise<boolean> {
+    if (index === this.#index) {
+      if (this.#failure !== undefined) throw this.#failure;
+      return this.#offset !== 0;
+    }
+    await this.flush();
+    this.#index = index;
+    this.#failure = undefined;
+    this.#offset = index < this.#table.byteLength / 8 ? refcountBlockOffset(entryHi(this.#table, index), entryLo(this.#table, index)) : 0;
+    if (this.#offset === 0) return false;
+    try {
+      if (this.#offset % this.#image.geometry.clusterSize !== 0) {
+        this.#image.signalCorruption(
+          `Refblock offset 0x${this.#offset.toString(16)} unaligned (reftable index: ${index === 0 ? '0' : `0x${index.toString(16)}`})`,
+          { fatal: true });
+      }
+      await this.#image.file.read(this.#offset, this.#block);
+    } catch (error) {
+      this.#failure = error;
+      throw error;
+    }
+    return true;
+  }
+
+  /** Whether the block in memory, with content, is that one. */
+  isLoaded(index: number): boolean {
+    return index === this.#index && this.#offset !== 0 && this.#failure === undefined;
+  }
+
+  /** Refcount of a cluster. Its block must have been loaded. */
+  get(cluster: number): number {
+    return readRefcount(this.#block, cluster % this.perBlock, this.#image.geometry.refcountOrder);
+  }
+
+  set(cluster: number, value: number): void {
+    writeRefcount(this.#block, cluster % this.perBlock, this.#image.geometry.refcountOrder, value);
+    this.#changed = true;
+  }
+
+  /** Writes the block in memory back, if it changed. */
+  async flush(): Promise<void> {
+    if (!this.#changed) return;
+    this.#changed = false;
+    await this.#image.file.write(this.#offset, this.#block);
+  }
+
+  /** First block at or after `index` that exists; Infinity where there is none. */
+  nextBlock(index: number): number {
+    for (let at = index; at < this.#table.byteLength / 8; at++) {
+      if (entryHi(this.#table, at) !== 0 || entryLo(this.#table, at) > 511) return at;
+    }
+    return Infinity;
+  }
+}
+
+/** Refcount of one cluster in the file. */
+export async function storedRefcount(stored: StoredRefcounts, cluster: number): Promise<number> {
+  return (await stored.load(Math.floor(cluster / stored.perBlock))) ? stored.get(cluster) : 0;
+}
+
+/**
+ * Compares what was counted with the refcounts in the file, reports what differs, and repairs what `repair` allows and is possible
+ * cluster by cluster; sets `walk.rebuild` where it is not.
+ * @returns bytes up to the end of the last cluster in use
+ */
+export async function compareRefcounts(job: CheckJob, walk: Walk, repair: 'none' | 'leaks' | 'all'): Promise<number> {
+  const { image, signal } = job;
+  const { references } = walk;
+  const stored = new StoredRefcounts(image);
+  let highest = 0;
+  for (let index = 0; index * stored.perBlock < references.clusters; index++) {
+    const first = index * stored.perBlock;
+    const end = Math.min(references.clusters, first + stored.perBlock);
+    const interesting = Math.min(stored.nextBlock(index), Math.floor(references.nextReferenced(first, references.clusters) / stored.perBlock));
+    if (interesting > index) {
+      index = Math.min(interesting, Math.ceil(references.clusters / stored.perBlock)) - 1;
+      continue;
+    }
+    signal?.throwIfAborted();
+    let present: boolean;
+    try {
+      present = await stored.load(index);
+    } catch (error) {
+      reportUnreadable(job, first, end, error);
+      continue;
+    }
+    for (let cluster = first; cluster < end; cluster++) {
+      const refcount = present ? stored.get(cluster) : 0;
+      const counted = references.get(cluster);
+      if (refcount === 0 && counted === 0) continue;
+      highest = cluster;
+      if (refcount !== counted) settle(job, walk, stored, cluster, refcount, counted, repair);
+    }
+  }
+  await stored.flush();
+  return (highest + 1) * image.geometry.clusterSize;
+}
+
+function settle(
+  job: CheckJob, walk: Walk, stored: StoredRefcounts, cluster: number, refcount: number, counted: number, repair: 'none' | 'leaks' | 'all',
+): void {
+  const { result, report } = job;
+  const leak = refcount > counted;
+  if (refcount === 0) walk.rebuild = true;
+  const repairable = refcount !== 0 && (leak ? repair !== 'none' : repair === 'all');
+  report(`${repairable ? 'Repairing' : leak ? 'Leaked' : 'ERROR'} cluster ${cluster} refcount=${refcount} reference=${counted}`);
+  if (repairable) {
+    stored.set(cluster, counted);
+    if (leak) result.leaksFixed++;
+    else result.corruptionsFixed++;
+  } else if (leak) {
+    result.leaks++;
+  } else {
+    result.corruptions++;
+  }
+}
+
+function reportUnreadable(job: CheckJob, first: number, end: number, error: unknown): void {
+  const text = error instanceof BlockError ? strerror(error.errno) : String(error);
+  for (let cluster = first; cluster < end; cluster++) {
+    job.report(`Can't get refcount for cluster ${cluster}: ${text}`);
+    job.result.checkErrors++;
+  }
+}
+
+/**
+ * Writes new refcount blocks and a new refcount table for what was counted, and switches the header to them. The old ones keep their
+ * counts (as leaks). No block lies before the area it covers; the table comes to the first place that has room.
+ */
+export async function rebuildRefcounts(job: CheckJob, { references }: Walk): Promise<void> {
+  const { image } = job;
+  const { clusterBits, clusterSize, refcountOrder } = image.geometry;
+  const perBlock = refcountsPerBlock(clusterBits, refcountOrder);
+  const blocks = new Map<number, number>();
+  let highest = -1;
+  const placeBlocks = (): void => {
+    let cluster = references.nextReferenced(0, references.clusters);
+    while (cluster < references.clusters) {
+      const index = Math.floor(cluster / perBlock);
+      if (!blocks.has(index)) blocks.set(index, references.allocate(1, index * perBlock));
+      highest = Math.max(highest, index);
+      cluster = references.nextReferenced((index + 1) * perBlock, references.clusters);
+    }
+  };
+
+  placeBlocks();
+  let tableClusters = 0;
+  let tableStart = 0;
+  for (let needed = clustersFor(highest, clusterSize); needed !== tableClusters; needed = clustersFor(highest, clusterSize)) {
+    if (tableClusters > 0) references.release(tableStart, tableClusters);
+    tableClusters = needed;
+    tableStart = references.allocate(tableClusters, 0);
+    placeBlocks();
+  }
+
+  const block = new Uint8Array(clusterSize);
+  const table = new Uint8Array(tableClusters * clusterSize);
+  for (const [index, place] of blocks) {
+    block.fill(0);
+    const end = Math.min(references.clusters, (index + 1) * perBlock);
+    for (let cluster = references.nextReferenced(index * perBlock, end); cluster < end; cluster = references.nextReferenced(cluster + 1, end)) {
+      writeRefcount(block, cluster % perBlock, refcountOrder, references.get(cluster));
+    }
+    const written = image.file.write(place * clusterSize, block);
+    if (isPromise(written)) await written;
+    writeU64(viewOf(table), index * 8, place * clusterSize);
+  }
+  await image.file.write(tableStart * clusterSize, table);
+  await image.file.flush();
+  await run(image.updateHeader({ refcountTableOffset: tableStart * clusterSize, refcountTableClusters: tableClusters }));
+  await image.file.flush();
+}
+
+function clustersFor(highestBlock: number, clusterSize: number): number {
+  return Math.ceil((highestBlock + 1) * 8 / clusterSize);
+}

@@ -1,0 +1,332 @@
+/** First half of a check: walks everything the image refers to and counts references. */
+import { strerror } from '../../block/errors.js';
+import type { CheckResult } from '../../block/facets.js';
+import { run } from '../../util/steps.js';
+import { ReferenceCounts } from './check-references.js';
+import { maxL1Bytes } from './header.js';
+import type { Qcow2Image } from './image.js';
+import type { SnapshotTable } from './snapshot-table.js';
+import {
+  bitmapTableEntryHasReservedBits, clusterKind, ClusterKind, compressedLength, compressedOffset, COPIED_HI, entryHi, entryLo, entryOffset,
+  l1EntryHasReservedBits, l2EntryHasReservedBits, maxBitmapTableSize, maxRefcount, parseBitmapDirectory, refcountBlockOffset,
+  refcountTableEntryHasReservedBits, setEntry, subclusterConflict, viewOf, ZERO_LO, type SnapshotEntry,
+} from './tables.js';
+
+export interface CheckJob {
+  readonly image: Qcow2Image;
+  readonly result: CheckResult;
+  readonly repairLeaks: boolean;
+  readonly repairErrors: boolean;
+  readonly report: (line: string) => void;
+  readonly signal: AbortSignal | undefined;
+  /** Snapshot table as the check found (and mended) it. */
+  snapshots: SnapshotTable;
+}
+
+/** Everything the image refers to. `rebuild`: the refcount structures are beyond simple repair. */
+export interface Walk { readonly references: ReferenceCounts; rebuild: boolean }
+
+/** Host entry as QEMU prints it: hexadecimal without prefix. */
+export function hexEntry(hi: number, lo: number): string {
+  return ((BigInt(hi) << 32n) | BigInt(lo)).toString(16);
+}
+
+/** Walks the image. Damage is reported and counted in `job.result`; what can be mended on the way is, if `repair`. */
+export async function countReferences(job: CheckJob, repair: boolean): Promise<Walk> {
+  const walk = new Walker(job, repair);
+  await walk.all();
+  return walk;
+}
+
+class Walker implements Walk {
+  readonly references: ReferenceCounts;
+  rebuild = false;
+  readonly #job: CheckJob;
+  readonly #repair: boolean;
+  readonly #max: number;
+  #fileSize: number;
+
+  constructor(job: CheckJob, repair: boolean) {
+    const { image } = job;
+    this.#job = job;
+    this.#repair = repair;
+    this.#max = maxRefcount(image.geometry.refcountOrder);
+    this.#fileSize = image.file.size;
+    this.references = new ReferenceCounts(Math.ceil(this.#fileSize / image.geometry.clusterSize));
+  }
+
+  async all(): Promise<void> {
+    const { image, snapshots: { entries: snapshots, size: snapshotsSize }, result } = this.#job;
+    const { header, geometry: { clusterSize } } = image;
+    this.#count(0, clusterSize);
+    await this.#l1(header.l1Offset, header.l1Size, true);
+    if (snapshots.length > 0 && image.dataFile !== image.file) this.#corruption(`ERROR ${snapshots.length} snapshots in image with data file`);
+    for (const snapshot of snapshots) await this.#snapshot(snapshot);
+    this.#count(header.snapshotsOffset, snapshotsSize);
+    if (header.crypto !== undefined) this.#count(header.crypto.offset, header.crypto.length);
+    if (header.bitmaps !== undefined) await this.#bitmaps(header.bitmaps);
+    this.#count(header.refcountTableOffset, header.refcountTableClusters * clusterSize);
+    await this.#refcountBlocks();
+    result.totalClusters = Math.ceil(header.size / clusterSize);
+  }
+
+  #corruption(line: string): void {
+    this.#job.result.corruptions++;
+    this.#job.report(line);
+  }
+
+  #checkError(line: string): void {
+    this.#job.result.checkErrors++;
+    this.#job.report(line);
+  }
+
+  #count(offset: number, length: number): void {
+    if (length <= 0) return;
+    const { clusterSize } = this.#job.image.geometry;
+    if (offset + length - this.#fileSize >= clusterSize) {
+      this.#corruption('ERROR: counting reference for region exceeding the end of the file by one cluster or more: '
+        + `offset 0x${offset.toString(16)} size 0x${length.toString(16)}`);
+      return;
+    }
+    const last = Math.floor((offset + length - 1) / clusterSize);
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
+      if (this.references.get(cluster) < this.#max) {
+        this.references.increment(cluster);
+        continue;
+      }
+      this.#corruption(`ERROR: overflow cluster offset=0x${(cluster * clusterSize).toString(16)}`);
+      this.#job.report('Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy '
+        + 'if the image cannot be opened for writing');
+    }
+  }
+
+  async #snapshot(snapshot: SnapshotEntry): Promise<void> {
+    const { clusterSize } = this.#job.image.geometry;
+    const name = `ERROR snapshot ${snapshot.id} (${snapshot.name})`;
+    if (snapshot.l1Offset % clusterSize !== 0) {
+      this.#corruption(`${name} l1_offset=${hash(snapshot.l1Offset)}: L1 table is not cluster aligned; snapshot table entry corrupted`);
+    } else if (snapshot.l1Size * 8 > maxL1Bytes) {
+      this.#corruption(`${name} l1_size=${hash(snapshot.l1Size)}: L1 table is too large; snapshot table entry corrupted`);
+    } else {
+      await this.#l1(snapshot.l1Offset, snapshot.l1Size, false);
+    }
+  }
+
+  async #l1(offset: number, entries: number, active: boolean): Promise<void> {
+    if (entries === 0) return;
+    const { image, signal } = this.#job;
+    const { clusterSize } = image.geometry;
+    this.#count(offset, entries * 8);
+    const table = new Uint8Array(entries * 8);
+    try {
+      await image.file.read(offset, table);
+    } catch (error) {
+      this.#checkError('ERROR: I/O error in check_refcounts_l1');
+      throw error;
+    }
+    const view = viewOf(table);
+    const buffer = new Uint8Array(clusterSize);
+    const fragments = active ? { next: 0 } : undefined;
+    for (let index = 0; index < entries; index++) {
+      const hi = entryHi(view, index);
+      const lo = entryLo(view, index);
+      if (hi === 0 && lo === 0) continue;
+      signal?.throwIfAborted();
+      if (l1EntryHasReservedBits(hi, lo)) this.#corruption(`ERROR found L1 entry with reserved bits set: ${hexEntry(hi, lo)}`);
+      const l2Offset = entryOffset(hi, lo);
+      this.#count(l2Offset, clusterSize);
+      if (l2Offset % clusterSize !== 0) {
+        this.#corruption(`ERROR l2_offset=${l2Offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`);
+      }
+      await this.#l2(l2Offset, buffer, fragments);
+    }
+  }
+
+  async #l2(tableOffset: number, buffer: Uint8Array, fragments: { next: number } | undefined): Promise<void> {
+    const { image } = this.#job;
+    const { extended, l2Entries } = image.geometry;
+    try {
+      await image.file.read(tableOffset, buffer);
+    } catch (error) {
+      this.#checkError('ERROR: I/O error in check_refcounts_l2');
+      throw error;
+    }
+    const view = viewOf(buffer);
+    const dataFile = image.dataFile !== image.file;
+    const step = extended ? 2 : 1;
+    for (let index = 0; index < l2Entries; index++) {
+      const hi = entryHi(view, index * step);
+      const lo = entryLo(view, index * step);
+      const zeroBits = extended ? entryHi(view, index * step + 1) : 0;
+      const allocatedBits = extended ? entryLo(view, index * step + 1) : 0;
+      if (hi === 0 && lo === 0 && zeroBits === 0 && allocatedBits === 0) continue;
+      const kind = clusterKind(hi, lo, extended, dataFile);
+      if (kind === ClusterKind.COMPRESSED) {
+        this.#compressed(index, hi, lo, zeroBits !== 0 || allocatedBits !== 0, fragments);
+        continue;
+      }
+      if (l2EntryHasReservedBits(hi, lo, extended)) this.#corruption(`ERROR found l2 entry with reserved bits set: ${hexEntry(hi, lo)}`);
+      if (kind === ClusterKind.UNALLOCATED && allocatedBits !== 0) {
+        this.#corruption('ERROR: Unallocated cluster has non-zero subcluster allocation map');
+      }
+      if (kind === ClusterKind.NORMAL || kind === ClusterKind.ZERO_ALLOCATED) {
+        if (subclusterConflict(zeroBits, allocatedBits)) {
+          this.#corruption(`ERROR offset=${entryOffset(hi, lo).toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`);
+        }
+        const zero = kind === ClusterKind.ZERO_ALLOCATED || (extended && allocatedBits === 0);
+        await this.#cluster(tableOffset, index, entryOffset(hi, lo), zero, fragments);
+      }
+    }
+  }
+
+  #compressed(index: number, hi: number, lo: number, hasBitmap: boolean, fragments: object | undefined): void {
+    const { image, result } = this.#job;
+    const { clusterBits } = image.geometry;
+    if ((hi & COPIED_HI) !== 0) {
+      this.#corruption(`ERROR: coffset=0x${hexEntry(hi & ~COPIED_HI, lo)}: copied flag must never be set for compressed clusters`);
+    }
+    if (image.dataFile !== image.file) {
+      this.#corruption(`ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(hi, lo)}`);
+      return;
+    }
+    if (hasBitmap) {
+      this.#corruption(`ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, entry=0x${hexEntry(hi, lo)}`);
+      return;
+    }
+    this.#count(compressedOffset(hi, lo, clusterBits), compressedLength(hi, lo, clusterBits));
+    if (fragments === undefined) return;
+    result.allocatedClusters = (result.allocatedClusters ?? 0) + 1;
+    result.compressedClusters = (result.compressedClusters ?? 0) + 1;
+    result.fragmentedClusters = (result.fragmentedClusters ?? 0) + 1;
+  }
+
+  /** One allocated cluster at host offset `offset`; `zero`: none of its content is visible. */
+  async #cluster(tableOffset: number, index: number, offset: number, zero: boolean, fragments: { next: number } | undefined): Promise<void> {
+    const { image, result } = this.#job;
+    const { clusterSize } = image.geometry;
+    const aligned = offset % clusterSize === 0;
+    if (!aligned && zero) {
+      const repair = this.#repair && this.#job.repairErrors;
+      this.#corruption(`${repair ? 'Repairing' : 'ERROR'} offset=${offset.toString(16)}: Preallocated cluster is not properly aligned; L2 entry corrupted.`);
+      if (repair) {
+        await this.#makePlainZero(tableOffset, index);
+        result.corruptions--;
+        result.corruptionsFixed++;
+        return;
+      }
+    } else if (!aligned) {
+      this.#corruption(`ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`);
+    }
+    if (fragments !== undefined) {
+      result.allocatedClusters = (result.allocatedClusters ?? 0) + 1;
+      if (fragments.next !== 0 && offset !== fragments.next) result.fragmentedClusters = (result.fragmentedClusters ?? 0) + 1;
+      fragments.next = offset + clusterSize;
+    }
+    if (image.dataFile === image.file) this.#count(offset, clusterSize);
+  }
+
+  /** Replaces an L2 entry by one without a place; it reads as zero as before. */
+  async #makePlainZero(tableOffset: number, index: number): Promise<void> {
+    const { image, result, report } = this.#job;
+    const { extended, l2EntrySize } = image.geometry;
+    const entry = new Uint8Array(l2EntrySize);
+    if (extended) setEntry(viewOf(entry), 1, 0xffff_ffff, 0);
+    else setEntry(viewOf(entry), 0, 0, ZERO_LO);
+    try {
+      await image.file.write(tableOffset + index * l2EntrySize, entry);
+    } catch (error) {
+      result.checkErrors++;
+      report(`ERROR: Failed to overwrite L2 table entry: ${errorText(error)}`);
+      throw error;
+    }
+  }
+
+  async #bitmaps(extension: { count: number; directorySize: number; directoryOffset: number }): Promise<void> {
+    const { image, result } = this.#job;
+    const { clusterSize } = image.geometry;
+    this.#count(extension.directoryOffset, extension.directorySize);
+    const directory = new Uint8Array(extension.directorySize);
+    await image.file.read(extension.directoryOffset, directory);
+    for (const bitmap of parseBitmapDirectory(directory, extension.count)) {
+      this.#count(bitmap.tableOffset, bitmap.tableSize * 8);
+      if (bitmap.tableSize * 8 > maxBitmapTableSize) {
+        result.corruptions++;
+        continue;
+      }
+      const table = new Uint8Array(bitmap.tableSize * 8);
+      await image.file.read(bitmap.tableOffset, table);
+      const view = viewOf(table);
+      for (let index = 0; index < bitmap.tableSize; index++) {
+        const hi = entryHi(view, index);
+        const lo = entryLo(view, index);
+        if (bitmapTableEntryHasReservedBits(hi, lo) || entryOffset(hi, lo) % clusterSize !== 0) result.corruptions++;
+        else if (entryOffset(hi, lo) !== 0) this.#count(entryOffset(hi, lo), clusterSize);
+      }
+    }
+  }
+
+  async #refcountBlocks(): Promise<void> {
+    const { image } = this.#job;
+    const { clusterSize } = image.geometry;
+    const { table } = image.refcounts;
+    for (let index = 0; index < table.byteLength / 8; index++) {
+      const hi = entryHi(table, index);
+      const lo = entryLo(table, index);
+      const offset = refcountBlockOffset(hi, lo);
+      if (refcountTableEntryHasReservedBits(hi, lo)) {
+        this.#corruption(`ERROR refcount table entry ${index} has reserved bits set`);
+        this.rebuild = true;
+        continue;
+      }
+      if (offset % clusterSize !== 0) {
+        this.#corruption(`ERROR refcount block ${index} is not cluster aligned; refcount table entry corrupted`);
+        this.rebuild = true;
+        continue;
+      }
+      if (offset === 0) continue;
+      const cluster = offset / clusterSize;
+      if (cluster >= this.references.clusters) {
+        await this.#blockOutside(index, offset);
+        continue;
+      }
+      this.#count(offset, clusterSize);
+      const count = this.references.get(cluster);
+      if (count !== 1) {
+        this.#corruption(`ERROR refcount block ${index} refcount=${count}`);
+        this.rebuild = true;
+      }
+    }
+  }
+
+  /** A refcount block behind the end of the file: the file is made to reach so far, if anything is to be repaired. */
+  async #blockOutside(index: number, offset: number): Promise<void> {
+    const { image, result, report, repairErrors } = this.#job;
+    const { clusterSize } = image.geometry;
+    const repair = this.#repair && repairErrors;
+    this.#corruption(`${repair ? 'Repairing' : 'ERROR'} refcount block ${index} is outside image`);
+    if (!repair) return;
+    try {
+      if (offset + clusterSize > Number.MAX_SAFE_INTEGER) throw new RangeError(strerror(22));
+      await run(image.flushMetadata());
+      await image.file.resize(offset + clusterSize, { exact: false });
+    } catch (error) {
+      this.rebuild = true;
+      report(`ERROR could not resize image: ${errorText(error)}`);
+      return;
+    }
+    this.#fileSize = image.file.size;
+    this.references.clusters = Math.max(this.references.clusters, Math.ceil(this.#fileSize / clusterSize));
+    result.corruptions--;
+    result.corruptionsFixed++;
+    this.#count(offset, clusterSize);
+  }
+}
+
+function errorText(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** printf's %#x: no prefix for zero. */
+function hash(value: number): string {
+  return value === 0 ? '0' : `0x${value.toString(16)}`;
+}
