@@ -37,10 +37,12 @@ export class ByteChannel {
   readonly #inbox = new Inbox(() => this.#socket.resume());
   readonly #host: string;
 
-  private constructor(socket: net.Socket, host: string) {
-    this.#socket = socket;
-    this.#host = host;
+  private constructor(address: ChannelAddress, plain: boolean) {
+    this.#host = address.type === 'unix' ? 'localhost' : address.host;
     this.#sink = this.#inbox;
+    const where = address.type === 'unix' ? { path: address.path } : { host: address.host, port: portNumber(address), noDelay: true, keepAlive: true };
+    const onread = { buffer: () => this.#offer(), callback: (length: number, buffer: Uint8Array) => this.#received(length, buffer) };
+    this.#socket = net.connect({ ...where, ...(plain && { onread }) });
   }
 
   /**
@@ -48,31 +50,25 @@ export class ByteChannel {
    * Rejects with the peer's text: `Failed to connect to '…': Connection refused`.
    */
   static async connect(address: ChannelAddress, options: { readonly plain: boolean; readonly signal?: AbortSignal | undefined }): Promise<ByteChannel> {
-    options.signal?.throwIfAborted();
+    const { plain, signal } = options;
+    signal?.throwIfAborted();
     if (address.type === 'unix' && address.path === '') throw systemError(Errno.ECONNREFUSED, {}, "Failed to connect to ''");
-    let channel: ByteChannel | undefined;
-    const onread = {
-      buffer: (): Uint8Array => channel === undefined ? new Uint8Array(64) : channel.#offer(),
-      callback: (length: number, buffer: Uint8Array): boolean => channel === undefined || channel.#received(length, buffer),
-    };
-    const where = address.type === 'unix' ? { path: address.path } : { host: address.host, port: portNumber(address), noDelay: true, keepAlive: true };
-    const socket = net.connect({ ...where, ...(options.plain && { onread }) });
-    channel = new ByteChannel(socket, address.type === 'unix' ? 'localhost' : address.host);
-    const attached = channel;
+    const channel = new ByteChannel(address, plain);
+    const socket = channel.#socket;
     await new Promise<void>((resolve, reject) => {
       const abort = (): void => {
         socket.destroy();
-        reject(abortReason(options.signal));
+        reject(abortReason(signal));
       };
-      options.signal?.addEventListener('abort', abort, { once: true });
+      signal?.addEventListener('abort', abort, { once: true });
       socket.once('error', (error: NodeJS.ErrnoException) => {
-        options.signal?.removeEventListener('abort', abort);
+        signal?.removeEventListener('abort', abort);
         reject(connectError(address, error));
       });
       socket.once('connect', () => {
-        options.signal?.removeEventListener('abort', abort);
+        signal?.removeEventListener('abort', abort);
         socket.removeAllListeners('error');
-        attached.#attach(socket, !options.plain);
+        channel.#attach(socket, !plain);
         resolve();
       });
     });
@@ -143,7 +139,7 @@ export class ByteChannel {
   /** Ends the connection after what was written has left. */
   end(): void {
     this.#finishSwitch?.();
-    this.#socket.end();
+    this.#socket.end(() => this.#socket.destroy());
   }
 
   destroy(): void {
