@@ -207,6 +207,8 @@ export interface BlockDriver<O extends object = object> {
   readonly options: OptionSchema<O>;
   /** Options of create, under QEMU's -o names; absent: cannot be created. */
   readonly createOptions?: CreateSchema;
+  /** Options of amend, under QEMU's -o names; absent: cannot be amended. */
+  readonly amendOptions?: CreateSchema;
   readonly children: Readonly<Record<string, { readonly role: ChildRole; readonly optional?: boolean; readonly many?: boolean }>>;
   /** Protocol prefixes this driver answers to ('nbd', 'nbd+unix'); file names of the form `prefix:…`. */
   readonly protocolPrefixes?: readonly string[];
