@@ -2,11 +2,12 @@
 import type { BlockDriver } from './block/driver.js';
 import { DriverRegistry } from './block/registry.js';
 import { raw } from './format/raw/index.js';
+import { file, hostDevice } from './protocol/file/index.js';
 import { memory } from './protocol/memory/index.js';
 import { nbd } from './protocol/nbd/index.js';
 import { nullAio, nullCo } from './protocol/null/index.js';
 
-export const allDrivers: readonly BlockDriver[] = [memory, nbd, nullCo, nullAio, raw];
+export const allDrivers: readonly BlockDriver[] = [file, hostDevice, memory, nbd, nullCo, nullAio, raw];
 
 /** A registry with every driver vdisk has. */
 export function createRegistry(): DriverRegistry {

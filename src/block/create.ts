@@ -19,7 +19,7 @@ export interface CreateRequest {
 /** The driver that stores files of that name. */
 export function protocolOf(graph: BlockGraph, filename: string): BlockDriver {
   const prefix = protocolPrefix(filename);
-  const driver = prefix === undefined ? graph.drivers.get('file') : graph.drivers.byPrefix(prefix);
+  const driver = prefix === undefined ? graph.drivers.byPath(filename) : graph.drivers.byPrefix(prefix);
   if (!driver) throw new BlockError('INVALID_ARGUMENT', `Unknown protocol '${prefix ?? 'file'}'`, { filename });
   return driver;
 }

@@ -214,6 +214,8 @@ export interface BlockDriver<O extends object = object> {
   readonly protocolPrefixes?: readonly string[];
   /** Options that a `prefix:…` filename stands for. Throws INVALID_ARGUMENT with the peer's text. */
   parseFilename?(filename: string): Record<string, unknown>;
+  /** Protocols: whether a filename without prefix names what only this driver opens (a device); others go to `file`. */
+  claims?(filename: string): boolean;
   /** 0 no … 100 certain; sees bytes, nothing else. */
   probe?(head: Uint8Array, filename: string): number;
   /** Formats: overlays can be made of it (info, create -b, rebase). */

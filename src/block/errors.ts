@@ -33,6 +33,8 @@ export interface BlockErrorContext {
   readonly errno?: number;
   /** A second line for people, shown after the message. */
   readonly hint?: string;
+  /** Who holds what was refused, where that can be known: 'process 4711 (qemu-system-x86)'. */
+  readonly holder?: string;
 }
 
 export class BlockError extends Error {

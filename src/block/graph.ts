@@ -229,7 +229,7 @@ export class BlockGraph {
 
   #protocolOptions(filename: string): Record<string, unknown> {
     const prefix = protocolPrefix(filename);
-    if (prefix === undefined) return { driver: 'file', filename };
+    if (prefix === undefined) return { driver: this.drivers.byPath(filename)?.name ?? 'file', filename };
     const driver = this.drivers.byPrefix(prefix);
     if (!driver) throw new BlockError('INVALID_ARGUMENT', `Unknown protocol '${prefix}'`, { filename });
     return { driver: driver.name, ...(driver.parseFilename ? driver.parseFilename(filename) : { filename: filename.slice(prefix.length + 1) }) };

@@ -23,6 +23,12 @@ export class DriverRegistry {
     return this.#prefixes.get(prefix);
   }
 
+  /** The driver of filenames without prefix. */
+  byPath(filename: string): BlockDriver | undefined {
+    for (const driver of this.#drivers.values()) if (driver.claims?.(filename)) return driver;
+    return this.#drivers.get('file');
+  }
+
   [Symbol.iterator](): IterableIterator<BlockDriver> {
     return this.#drivers.values();
   }

@@ -8,7 +8,7 @@ describe('null', () => {
   it('is 1 GiB of zeroes that keeps nothing', async () => {
     const ops = await open({});
     expect(ops.size).toBe(2 ** 30);
-    ops.write(0, new Uint8Array(16).fill(1), 0);
+    await ops.write(0, new Uint8Array(16).fill(1), 0);
     const target = new Uint8Array(16).fill(0xee);
     expect(ops.read(0, target, 0)).toBeUndefined();
     expect([...target]).toEqual(new Array(16).fill(0));

@@ -1,0 +1,111 @@
+/** Moving bytes to and from a descriptor through the page cache. */
+import { read as readOnPool, readSync, write as writeOnPool, writeSync } from 'node:fs';
+import type { Native } from '../../platform/native.js';
+import { Errno, systemError } from '../../block/errors.js';
+import type { MaybePromise } from '../../util/maybe.js';
+import { Pace } from './pace.js';
+
+export interface Transfer {
+  /** Fills the target; what lies past the file's end is zero. */
+  read(offset: number, target: Uint8Array): MaybePromise<void>;
+  write(offset: number, source: Uint8Array): MaybePromise<void>;
+}
+
+/** Most bytes one system call moves. */
+const longest = 0x7ffff000;
+
+/** Bytes moved, or -errno. */
+type Attempt = (fd: number, bytes: Uint8Array, offset: number) => number;
+
+const mustWait: Attempt = () => -Errno.EAGAIN;
+
+/** The errno of an error that Node threw. */
+export function errnoOf(error: unknown): number {
+  const { errno } = error as NodeJS.ErrnoException;
+  return typeof errno === 'number' ? Math.abs(errno) : Errno.EIO;
+}
+
+function attempt(call: (fd: number, bytes: Uint8Array, start: number, length: number, position: number) => number): Attempt {
+  return (fd, bytes, offset) => {
+    try {
+      return call(fd, bytes, 0, Math.min(bytes.length, longest), offset);
+    } catch (error) {
+      return -errnoOf(error);
+    }
+  };
+}
+
+/**
+ * Reads what is cached at once and the rest on the thread pool; writes at once while that proves quick. Nothing here waits for a
+ * device on the calling thread, except a write that comes first upon a disk that turned slow.
+ */
+export class BufferedTransfer implements Transfer {
+  readonly #fd: number;
+  #readNow: Attempt;
+  readonly #writeNow: Attempt;
+  readonly #pace = new Pace();
+
+  /** `inMemory`: the file system has no device to wait for. */
+  constructor(fd: number, native: Native | undefined, inMemory: boolean) {
+    this.#fd = fd;
+    if (inMemory) this.#readNow = native ? (file, bytes, offset) => native.read(file, bytes, offset) : attempt(readSync);
+    else this.#readNow = native ? (file, bytes, offset) => native.readNow(file, bytes, offset) : mustWait;
+    this.#writeNow = native ? (file, bytes, offset) => native.write(file, bytes, offset) : attempt(writeSync);
+  }
+
+  read(offset: number, target: Uint8Array): MaybePromise<void> {
+    const count = this.#readNow(this.#fd, target, offset);
+    return count === target.length ? undefined : this.#readRest(offset, target, count);
+  }
+
+  write(offset: number, source: Uint8Array): MaybePromise<void> {
+    const start = this.#pace.begin();
+    if (start === undefined) return writeLater(this.#fd, offset, source, 0);
+    const count = this.#writeNow(this.#fd, source, offset);
+    this.#pace.end(start, source.length);
+    if (count === source.length) return undefined;
+    if (count < 0 && count !== -Errno.EINTR) throw systemError(-count, { op: 'write', offset, length: source.length });
+    return writeLater(this.#fd, offset, source, Math.max(count, 0));
+  }
+
+  #readRest(offset: number, target: Uint8Array, count: number): MaybePromise<void> {
+    // A file system that cannot tell what is cached is not asked again; a real failure shows itself on the pool.
+    if (count < 0 && count !== -Errno.EAGAIN && count !== -Errno.EINTR) this.#readNow = mustWait;
+    return readLater(this.#fd, offset, target, Math.max(count, 0));
+  }
+}
+
+/**
+ * Reads on the thread pool all of the target after its first `done` bytes. A count that is no multiple of `alignment` (O_DIRECT)
+ * ends at the file's end.
+ */
+export function readLater(fd: number, offset: number, target: Uint8Array, done: number, alignment = 1): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const step = (): void => {
+      readOnPool(fd, target, done, Math.min(target.length - done, longest), offset + done, (error, count) => {
+        if (error) return reject(systemError(errnoOf(error), { op: 'read', offset, length: target.length }, undefined, error));
+        done += count;
+        if (done < target.length && count > 0 && count % alignment === 0) return step();
+        target.fill(0, done);
+        resolve();
+      });
+    };
+    step();
+  });
+}
+
+/** Writes on the thread pool all of the source after its first `done` bytes. */
+export function writeLater(fd: number, offset: number, source: Uint8Array, done: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const step = (): void => {
+      writeOnPool(fd, source, done, Math.min(source.length - done, longest), offset + done, (error, count) => {
+        if (error) return reject(systemError(errnoOf(error), { op: 'write', offset, length: source.length }, undefined, error));
+        done += count;
+        if (done === source.length) resolve();
+        else if (count === 0) reject(systemError(Errno.ENOSPC, { op: 'write', offset, length: source.length }));
+        else step();
+      });
+    };
+    step();
+  });
+}
