@@ -2,20 +2,15 @@
 import { readFileSync } from 'node:fs';
 import { isDictionary, parseKeyValues } from '../../block/key-values.js';
 import { loadTlsCredentials } from '../../platform/tls-credentials.js';
+import type { UserObject, UserObjects } from '../../block/objects.js';
 import { parseQJson, QJsonError, type QValue } from '../../util/qjson.js';
 import { CliError } from './output.js';
-
-export interface UserObject {
-  readonly type: string;
-  readonly id: string;
-  readonly properties: Readonly<Record<string, QValue>>;
-}
 
 const known = ['secret', 'authz-list', 'authz-list-file', 'authz-pam', 'authz-simple', 'iothread', 'throttle-group', 'tls-creds-anon', 'tls-creds-psk', 'tls-creds-x509'];
 const objects = new Map<string, UserObject>();
 
 /** Objects of this process by id. */
-export function userObjects(): ReadonlyMap<string, UserObject> { return objects; }
+export function userObjects(): UserObjects { return objects; }
 
 /** Takes the argument of one --object. @throws CliError in the peers' words */
 export function addObject(text: string): UserObject {
@@ -43,8 +38,7 @@ function parse(text: string): Record<string, QValue> {
 }
 
 /** Content of a secret object. @throws CliError where it has none, or its file can't be read */
-export function secretBytes({ properties }: UserObject): Uint8Array {
-  const { data, file, format } = properties;
+export function secretBytes({ properties: { data, file, format } }: UserObject): Uint8Array {
   if ((data === undefined) === (file === undefined)) {
     throw new CliError(data === undefined ? "Either 'file' or 'data' must be provided" : "'file' and 'data' are mutually exclusive");
   }

@@ -6,7 +6,7 @@ import { allowImplicitOpens } from '../../block/gate.js';
 import { BlockGraph, type OpenOptions } from '../../block/graph.js';
 import { nestOptions, parseKeyValues, type Options } from '../../block/key-values.js';
 import { userObjects } from './objects.js';
-import { CliError, reportError } from './output.js';
+import { CliError, err, reportError, warn } from './output.js';
 
 export interface CacheMode {
   readonly direct: boolean;
@@ -39,7 +39,11 @@ let graph: Promise<BlockGraph> | undefined;
 
 /** The process's graph. Drivers are loaded with it. */
 export function sharedGraph(): Promise<BlockGraph> {
-  graph ??= import('../../drivers.js').then(({ createRegistry }) => new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens, objects: userObjects() }));
+  graph ??= import('../../drivers.js').then(({ createRegistry }) => {
+    const created = new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens, objects: userObjects() });
+    created.onWarning = (message) => (message.startsWith('WARNING') ? err(`${message}\n`) : warn(message));
+    return created;
+  });
   return graph;
 }
 

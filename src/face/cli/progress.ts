@@ -8,7 +8,7 @@ const settings = { json: false };
 export function useJsonProgress(): void { settings.json = true; }
 
 /**
- * Shows how far a command is. Prints when the percentage has moved by at least `minimumStep`; on SIGUSR1 prints the current
+ * Shows how far a command is. Prints when the percentage has moved by more than `minimumStep`; on SIGUSR1 prints the current
  * value whatever the style.
  */
 export class Progress {
@@ -24,13 +24,11 @@ export class Progress {
     if (process.platform !== 'win32') process.on('SIGUSR1', this.#onSignal);
   }
 
-  /** `done` of `total`, any unit. */
+  /** `done` of `total`, any unit. Start and end always show; between them a step either way must be large enough. */
   report(done: number, total: number): void {
     this.#percent = total === 0 ? 100 : Math.min(100, (done / total) * 100);
-    if (this.#style === 'none') return;
-    const first = this.#percent === 0;
-    if (!first && this.#percent < 100 && this.#percent - this.#printed < this.#minimumStep) return;
-    if (this.#percent === 100 && this.#printed === 100) return;
+    const shows = this.#percent === 0 || this.#percent === 100 || Math.abs(this.#percent - this.#printed) > this.#minimumStep;
+    if (this.#style === 'none' || !shows) return;
     this.#printed = this.#percent;
     this.#print();
   }

@@ -1,0 +1,85 @@
+/** qemu-img snapshot */
+import { BlockError, Errno, strerror } from '../../../block/errors.js';
+import type { BlockNode } from '../../../block/node.js';
+import { snapshotInfo } from '../../../image/info.js';
+import { findSnapshot, snapshotsOf } from '../../../image/snapshot.js';
+import { CliError, out, setQuiet, usageError } from '../output.js';
+import { openImage } from '../open.js';
+import { checkImageOptions, oneFilename, VerbOptions } from './options.js';
+
+type Action = { readonly kind: 'list' } | { readonly kind: 'apply' | 'create' | 'delete'; readonly name: string };
+
+export async function main(argv: string[]): Promise<number> {
+  let format: string | undefined;
+  let action: Action | undefined;
+  let [imageOpts, forceShare] = [false, false];
+  const options = new VerbOptions('snapshot', argv, [
+    'q,quiet', 'f,format=', 'l,list', 'a,apply=', 'c,create=', 'd,delete=', 'object=', 'image-opts', 'U,force-share',
+  ]);
+  for await (const { name, value } of options) {
+    if (name === 'quiet') setQuiet(true);
+    else if (name === 'format') format = value;
+    else if (name === 'image-opts') imageOpts = true;
+    else if (name === 'force-share') forceShare = true;
+    else if (name !== 'object') {
+      if (action !== undefined) throw usageError("Cannot mix '-l', '-a', '-c', '-d'");
+      action = name === 'list' ? { kind: 'list' } : { kind: name as 'apply' | 'create' | 'delete', name: value! };
+    }
+  }
+  action ??= { kind: 'list' };
+  const filename = oneFilename(options.operands);
+  checkImageOptions({ imageOpts, format });
+  const backend = await openImage(filename, {
+    format, imageOpts, forceShare, writable: action.kind !== 'list', resize: action.kind === 'apply',
+    options: { noBacking: action.kind === 'list', discard: 'unmap' },
+  });
+  try {
+    if (action.kind === 'list') await list(backend.node);
+    else await change(backend.node, action);
+  } finally {
+    await backend.close();
+  }
+  return 0;
+}
+
+async function list(node: BlockNode): Promise<void> {
+  const snapshots = node.facet('snapshots')?.list() ?? [];
+  if (snapshots.length === 0) return;
+  const { snapshotTable } = await import('./info-text.js');
+  out(`Snapshot list:\n${snapshotTable(snapshots.map(snapshotInfo)).join('\n')}\n`);
+}
+
+async function change(node: BlockNode, { kind, name }: Exclude<Action, { kind: 'list' }>): Promise<void> {
+  try {
+    await run[kind](node, name);
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new CliError(`Could not ${kind} snapshot '${name}': ${error.message}`);
+  }
+}
+
+const run = {
+  async create(node: BlockNode, name: string): Promise<void> {
+    try {
+      await snapshotsOf(node).create({ name });
+    } catch (error) {
+      throw error instanceof BlockError ? new BlockError(error.code, strerror(error.errno), error.context, error) : error;
+    }
+  },
+  async apply(node: BlockNode, name: string): Promise<void> {
+    const facet = node.facet('snapshots');
+    if (facet === undefined) throw new BlockError('NOT_SUPPORTED', 'Block driver does not support snapshots');
+    const found = findSnapshot(facet, name);
+    const failed = (errno: number, cause?: unknown): BlockError => new BlockError('NOT_FOUND', `Failed to load snapshot: ${strerror(errno)}`, { errno }, cause);
+    if (found === undefined) throw failed(Errno.ENOENT);
+    await facet.apply(found.id).catch((error: unknown) => {
+      throw error instanceof BlockError ? failed(error.errno, error) : error;
+    });
+  },
+  async delete(node: BlockNode, name: string): Promise<void> {
+    const facet = node.facet('snapshots');
+    const found = facet?.list().find((snapshot) => snapshot.name === name);
+    if (facet === undefined || found === undefined) throw new BlockError('NOT_FOUND', 'snapshot not found');
+    await facet.delete(found.id);
+  },
+};
