@@ -1,0 +1,118 @@
+/** One client: the socket, its handshake, its transmission, its end. */
+import type { Socket } from 'node:net';
+import { NbdFormatError } from '../../wire/nbd/handshake.js';
+import type { BlockPool } from './buffers.js';
+import { errorText } from './errors.js';
+import type { ExportDirectory } from './exports.js';
+import { HandshakeEnd, negotiate, type HandshakeStream } from './handshake.js';
+import { takeOver } from './intake.js';
+import type { ServerTls } from './tls.js';
+import { Transmission, type Session } from './transmission.js';
+
+export interface ConnectionOptions {
+  readonly directory: ExportDirectory;
+  readonly pool: BlockPool;
+  readonly tls?: ServerTls | undefined;
+  /** 0: no limit. */
+  readonly handshakeTimeoutMs: number;
+  /** Why a client was dropped, for a log. */
+  readonly report: (message: string) => void;
+}
+
+export class Connection {
+  readonly #options: ConnectionOptions;
+  #socket: Socket;
+  #transmission: Transmission | undefined;
+  #stopping = false;
+  /** The client chose an export. */
+  negotiated = false;
+
+  constructor(socket: Socket, options: ConnectionOptions) {
+    this.#socket = socket;
+    this.#options = options;
+    socket.on('error', () => socket.destroy());
+  }
+
+  /** Serves the client; resolves when the connection is closed and nothing of it is in flight. Never rejects. */
+  async serve(): Promise<void> {
+    const { directory, report } = this.#options;
+    let session: Session | undefined;
+    try {
+      session = await this.#handshake();
+      this.negotiated = true;
+      await this.#transmit(session);
+    } catch (error) {
+      report(errorText(error));
+      if (error instanceof HandshakeEnd || error instanceof NbdFormatError) this.#socket.destroySoon();
+      else this.#socket.destroy();
+    } finally {
+      if (session !== undefined) directory.release(session.lent);
+    }
+  }
+
+  /** Takes no more requests; what is in flight is finished and answered. */
+  stop(): void {
+    this.#stopping = true;
+    if (this.#transmission === undefined) this.#socket.destroy();
+    else this.#transmission.finish();
+  }
+
+  destroy(): void {
+    this.#stopping = true;
+    this.#socket.destroy();
+  }
+
+  async #handshake(): Promise<Session> {
+    const { directory, tls, handshakeTimeoutMs } = this.#options;
+    const timer = handshakeTimeoutMs > 0 ? setTimeout(() => this.#socket.destroy(), handshakeTimeoutMs) : undefined;
+    let encrypted = false;
+    const stream: HandshakeStream = {
+      take: (length) => takeBytes(this.#socket, length),
+      send: (bytes) => { this.#socket.write(bytes); },
+      get encrypted() { return encrypted; },
+      ...(tls !== undefined && {
+        startTls: async () => {
+          if (this.#socket.readableLength > 0) throw new HandshakeEnd('Client sent data before TLS was up');
+          this.#socket = await tls.accept(this.#socket);
+          encrypted = true;
+        },
+      }),
+    };
+    try {
+      return await negotiate(stream, directory);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #transmit(session: Session): Promise<void> {
+    if (this.#socket.destroyed) return;
+    const transmission = new Transmission(session, this.#options.pool);
+    this.#transmission = transmission;
+    const socket = takeOver(this.#socket, transmission);
+    this.#socket = socket;
+    if (this.#stopping) transmission.finish();
+    await new Promise<void>((resolve) => {
+      if (socket.closed) resolve();
+      else socket.once('close', () => resolve());
+    });
+    await transmission.abort();
+  }
+}
+
+/** Exactly `length` bytes of a socket in paused mode. */
+async function takeBytes(socket: Socket, length: number): Promise<Uint8Array> {
+  for (;;) {
+    const bytes = socket.read(length) as Buffer | null;
+    if (bytes?.length === length) return bytes;
+    if (bytes !== null || socket.readableEnded || socket.destroyed) throw new HandshakeEnd('Client left during the handshake');
+    await new Promise<void>((resolve) => {
+      const events = ['readable', 'end', 'close'] as const;
+      const wake = (): void => {
+        for (const event of events) socket.off(event, wake);
+        resolve();
+      };
+      for (const event of events) socket.on(event, wake);
+    });
+  }
+}
