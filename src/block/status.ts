@@ -42,9 +42,15 @@ export function blockStatus(node: BlockNode, offset: number, length: number, wan
   });
 }
 
+/** A protocol's bytes lie where they are asked for. */
+function ownPlace(node: BlockNode, offset: number, extent: LayerExtent): BlockStatus['host'] {
+  const stored = extent.kind === 'zero' || (extent.kind === 'data' && extent.hole !== true);
+  return stored && node.driver.kind === 'protocol' ? { node, offset } : undefined;
+}
+
 function interpret(node: BlockNode, offset: number, size: number, extent: LayerExtent, wantZero: boolean): MaybePromise<BlockStatus> {
   const eof = offset + extent.length >= size;
-  const host = extent.host && { node: extent.host.child.node, offset: extent.host.offset };
+  const host = extent.host ? { node: extent.host.child.node, offset: extent.host.offset } : ownPlace(node, offset, extent);
   switch (extent.kind) {
     case 'child': {
       return andThen(blockStatus(extent.host.child.node, extent.host.offset, extent.length, wantZero), (below) =>

@@ -52,7 +52,7 @@ class NullOps extends BlockOps {
   override flush(): MaybePromise<void> { return this.wait(); }
 
   status(_offset: number, length: number): LayerExtent {
-    return this.readsZeroes ? { kind: 'zero', length, allocated: true } : { kind: 'data', length };
+    return this.readsZeroes ? { kind: 'zero', length, allocated: true } : { kind: 'data', length, hole: true };
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined { return this.facets[name]; }

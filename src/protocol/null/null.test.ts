@@ -15,7 +15,7 @@ describe('null', () => {
   });
 
   it('tells that it reads as zero only when asked to', async () => {
-    expect(await (await open({})).status(0, 10, true)).toEqual({ kind: 'data', length: 10 });
+    expect(await (await open({})).status(0, 10, true)).toEqual({ kind: 'data', length: 10, hole: true });
     expect(await (await open({ 'read-zeroes': true })).status(0, 10, true)).toEqual({ kind: 'zero', length: 10, allocated: true });
   });
 
