@@ -1,0 +1,148 @@
+/** Runs a random workload on a format over a recorder and judges the states a power cut could leave. */
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync, existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { BlockGraph } from '../../src/block/graph.js';
+import { Req, type BlockDriver } from '../../src/block/driver.js';
+import { DriverRegistry } from '../../src/block/registry.js';
+import type { OptionValue } from '../../src/block/options.js';
+import { crashStates, GuestHistory } from '../../src/testing/power-cut.js';
+import { seededRandom } from '../../src/testing/random.js';
+import { Recording, recorderDriver } from '../../src/testing/recorder.js';
+
+export interface CrashSetup {
+  readonly driver: BlockDriver;
+  /** Virtual size in bytes; a multiple of 64 KiB. */
+  readonly size: number;
+  readonly createOptions: Readonly<Record<string, OptionValue>>;
+  readonly openOptions?: Readonly<Record<string, unknown>>;
+  readonly seed: number;
+  readonly states: number;
+  /** Guest requests in the workload. */
+  readonly requests: number;
+}
+
+const scratch = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vdisk-crash-'));
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
+
+/** Resolves with the failures found: one line each, with what rebuilds the state. */
+export async function explore(setup: CrashSetup): Promise<string[]> {
+  const { recording, history } = await workload(setup);
+  const random = seededRandom(setup.seed * 7 + 3);
+  const failures: string[] = [];
+  const states = crashStates(recording, random);
+  const worker = async (slot: number): Promise<void> => {
+    for (;;) {
+      if (taken++ >= setup.states || failures.length >= 5) return;
+      const state = states.next().value;
+      const where = `seed ${setup.seed}, ${JSON.stringify(setup.createOptions)}, ${state.description}`;
+      const file = join(scratch, `${process.pid}-${slot}.img`);
+      writeFileSync(file, state.image);
+      const verdict = await judge(file, state.image);
+      if (verdict !== undefined) failures.push(`${where}: qemu-img check: ${verdict}`);
+      const content = await readBack(setup, state.image).catch((error: unknown) => String(error));
+      if (typeof content === 'string') failures.push(`${where}: cannot be read: ${content}`);
+      else {
+        const illegal = history.firstIllegal(content, state.time);
+        if (illegal !== undefined) failures.push(`${where}: guest offset ${illegal} holds what was never there or lost what was flushed`);
+      }
+    }
+  };
+  let taken = 0;
+  await Promise.all([worker(0), worker(1)]);
+  return failures;
+}
+
+async function workload(setup: CrashSetup): Promise<{ recording: Recording; history: GuestHistory }> {
+  const recording = new Recording();
+  const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(recording)]) });
+  const target = await graph.openBackend({ driver: 'recorder' });
+  const spec = { driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions };
+  await setup.driver.create!(target, { ...setup.createOptions, size: setup.size }, {
+    filename: 'recorded', createFile: () => Promise.reject(new Error('no second file')), warn: () => undefined,
+    openTarget: async () => {
+      await target.close();
+      return graph.openBackend(spec, { discard: 'unmap' });
+    },
+  });
+  await target.close();
+  recording.reset();
+  const random = seededRandom(setup.seed);
+  recording.random = seededRandom(setup.seed + 1);
+  const disk = await graph.openBackend(spec, { discard: 'unmap' });
+  const history = new GuestHistory(new Uint8Array(setup.size));
+  const busy = new Set<number>();
+  let issued = 0;
+  const guest = async (): Promise<void> => {
+    while (issued++ < setup.requests) {
+      const what = random();
+      if (what < 0.12) {
+        const submitted = recording.time;
+        await disk.flush();
+        history.flushed(submitted, recording.time);
+        continue;
+      }
+      const sectors = 1 + Math.floor(random() ** 3 * 300);
+      const first = Math.floor(random() * (setup.size / 512 - sectors + 1));
+      const offset = first * 512;
+      // a guest does not write one sector twice at a time
+      const claimed = Array.from({ length: sectors }, (_, index) => first + index);
+      if (claimed.some((sector) => busy.has(sector))) continue;
+      claimed.forEach((sector) => busy.add(sector));
+      const zero = what < 0.32;
+      const data = zero ? new Uint8Array(sectors * 512) : stamped(sectors, issued, setup.seed);
+      const acknowledge = history.write(offset, data, recording.time);
+      if (what < 0.25) await disk.writeZeroes(offset, data.length, random() < 0.5 ? Req.MAY_UNMAP : 0);
+      else await disk.write(offset, data, random() < 0.05 ? Req.FUA : 0);
+      acknowledge(recording.time);
+      claimed.forEach((sector) => busy.delete(sector));
+    }
+  };
+  await Promise.all([guest(), guest(), guest()]);
+  await disk.close();
+  await graph.close();
+  return { recording, history };
+}
+
+/** Sectors that tell which request wrote them. */
+function stamped(sectors: number, request: number, seed: number): Uint8Array {
+  const data = new Uint8Array(sectors * 512);
+  for (let i = 0; i < data.length; i++) data[i] = 1 + ((request * 37 + seed + (i >> 9) * 11 + (i & 15)) % 255);
+  return data;
+}
+
+async function readBack(setup: CrashSetup, image: Uint8Array): Promise<Uint8Array> {
+  const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(new Recording(image))]) });
+  const disk = await graph.openBackend({ driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions }, { readOnly: true });
+  const content = new Uint8Array(disk.size);
+  await disk.read(0, content);
+  await graph.close();
+  return content;
+}
+
+/**
+ * qemu-img's verdict: undefined where there is no corruption (leaks are allowed after a cut). An image with its dirty bit set
+ * (lazy refcounts) promises refcounts only after the repair that any open for writing makes.
+ */
+async function judge(file: string, image: Uint8Array): Promise<string | undefined> {
+  const program = process.env['QEMU_IMG_PEER'] ?? 'qemu-img';
+  const dirty = image.length > 80 && image[7] === 3 && (image[79]! & 1) !== 0;
+  if (dirty) {
+    const repair = await run(program, ['check', '-f', 'qcow2', '-r', 'all', file]);
+    if (repair.status !== 0) return `repair: status ${repair.status}: ${repair.output.slice(0, 400)}`;
+  }
+  const result = await run(program, ['check', '-f', 'qcow2', file]);
+  return result.status === 0 || result.status === 3 ? undefined : `status ${result.status}: ${result.output.slice(0, 400)}`;
+}
+
+function run(program: string, args: string[]): Promise<{ status: number | null; output: string }> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    child.stdout.on('data', (chunk: Buffer) => { output += chunk.toString(); });
+    child.stderr.on('data', (chunk: Buffer) => { output += chunk.toString(); });
+    child.once('error', reject);
+    child.once('close', (status) => resolve({ status, output }));
+  });
+}
