@@ -44,7 +44,9 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
   if (!createFile) throw new BlockError('NOT_SUPPORTED', `Protocol driver '${protocol.name}' does not support image creation, and opening the image failed`, { filename });
   const fields = createFields(format, protocol);
   for (const key of Object.keys(options)) if (!fields[key]) throw new BlockError('INVALID_ARGUMENT', `Invalid parameter '${key}'`);
-  const fileOptions = Object.fromEntries(Object.entries(options).filter(([key]) => protocol.createOptions?.[key] && !format.createOptions?.[key]));
+  const fileOptions: Record<string, OptionValue> = Object.fromEntries(Object.entries(options).filter(([key]) => protocol.createOptions?.[key] && !format.createOptions?.[key]));
+  // A format that leaves the space to the file (raw): the file is made as long as the disk.
+  if (fileOptions['preallocation'] !== undefined) fileOptions['size'] = size;
   const formatOptions = { ...Object.fromEntries(Object.entries(options).filter(([key]) => format.createOptions?.[key])), size };
   await createFile(filename, fileOptions);
   const open = (name: string): Promise<BlockBackend> => graph.openBackend(graph.toOptions(name, protocol.name), { discard: 'unmap' });
