@@ -1,0 +1,31 @@
+/** Finding one's way in a backing chain. */
+import { resolveReference } from '../block/filename.js';
+import type { BlockNode } from '../block/node.js';
+
+/** The image below `top` that a user means by `name`: as an image names its backing file, or as a path. */
+export function findInChain(top: BlockNode, name: string): BlockNode | undefined {
+  for (let above: BlockNode = top, node = above.backing; node !== undefined; above = node, node = above.backing) {
+    if (unfiltered(above).facet('backing')?.filename === name) return node;
+    const places = [name, resolveReference(name, above.filename)];
+    if (places.some((place) => normalPath(place) === normalPath(node!.filename))) return node;
+  }
+  return undefined;
+}
+
+/** The image a filter (or a row of them) stands before. */
+export function unfiltered(node: BlockNode): BlockNode {
+  for (const child of node.children.values()) {
+    if (node.driver.kind === 'filter' && child.role === 'filtered') return unfiltered(child.node);
+  }
+  return node;
+}
+
+/** A path without `.`, `..` and doubled slashes; links are not followed. */
+export function normalPath(path: string): string {
+  const parts: string[] = [];
+  for (const part of path.split('/')) {
+    if (part === '..' && parts.length > 0 && parts.at(-1) !== '..') parts.pop();
+    else if (part !== '' && part !== '.') parts.push(part);
+  }
+  return (path.startsWith('/') ? '/' : '') + parts.join('/');
+}

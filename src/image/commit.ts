@@ -1,0 +1,67 @@
+/** Writing what an overlay holds into an image below it. */
+import type { BlockBackend, BlockChild } from '../block/child.js';
+import { Perm, Req } from '../block/driver.js';
+import { BlockError } from '../block/errors.js';
+import type { BlockGraph } from '../block/graph.js';
+import type { BlockNode } from '../block/node.js';
+import { chainStatus } from '../block/status.js';
+import { RatePacer } from './pacer.js';
+
+const chunkBytes = 1 << 20;
+
+export interface CommitControl {
+  /** Bytes per second; 0 is unlimited. */
+  readonly rate?: number;
+  readonly progress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Copies everything allocated above `base` into it, growing it to the overlay's size first. The overlay stays as it is.
+ * The backend must let others write below it (share WRITE and RESIZE).
+ */
+export async function commitImage(graph: BlockGraph, top: BlockBackend, base: BlockNode, control: CommitControl = {}): Promise<void> {
+  const wasReadOnly = base.readOnly;
+  if (wasReadOnly) await graph.reopen(base, { readOnly: false });
+  try {
+    const target = graph.attach(base, { take: Perm.CONSISTENT_READ | Perm.WRITE | Perm.RESIZE, share: Perm.ALL });
+    try {
+      if (target.size < top.size) await target.resize(top.size);
+      await copyAllocated(top, target, base, control);
+      await target.flush();
+    } finally {
+      await target.close();
+    }
+  } finally {
+    if (wasReadOnly) await graph.reopen(base, { readOnly: true });
+  }
+}
+
+async function copyAllocated(top: BlockBackend, target: BlockChild, base: BlockNode, { rate = 0, progress, signal }: CommitControl): Promise<void> {
+  const pacer = new RatePacer(rate);
+  const buffer = new Uint8Array(chunkBytes);
+  const total = top.size;
+  for (let offset = 0; offset < total;) {
+    signal?.throwIfAborted();
+    const status = await chainStatus(top.node, offset, total - offset, { base });
+    let length = status.length;
+    if (status.depth > 0 && status.zero) {
+      await target.writeZeroes(offset, length, Req.MAY_UNMAP);
+    } else if (status.depth > 0) {
+      length = Math.min(length, chunkBytes);
+      const part = buffer.subarray(0, length);
+      await top.read(offset, part);
+      await target.write(offset, part);
+      await pacer.spent(length);
+    }
+    offset += length;
+    progress?.(offset, total);
+  }
+}
+
+/** Empties an overlay whose content now lies below it. @throws BlockError NOT_SUPPORTED where the format can't */
+export async function emptyImage(top: BlockBackend): Promise<void> {
+  const facet = top.facet('makeEmpty');
+  if (facet === undefined) throw new BlockError('NOT_SUPPORTED', 'Operation not supported', { node: top.node.name });
+  await facet.makeEmpty();
+}

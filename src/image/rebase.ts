@@ -1,0 +1,87 @@
+/** Giving an overlay another backing file, its content unchanged. */
+import type { BlockBackend, BlockChild } from '../block/child.js';
+import { Req } from '../block/driver.js';
+import type { BlockNode } from '../block/node.js';
+import { chainStatus } from '../block/status.js';
+
+const chunkBytes = 1 << 21;
+
+export interface RebaseControl {
+  /** What the overlay stands on now; absent: nothing. */
+  readonly oldBacking?: BlockChild | undefined;
+  /** What it will stand on; absent: nothing. */
+  readonly newBacking?: BlockChild | undefined;
+  /** The new backing file is in the old chain: only what lies between can differ. */
+  readonly sharedBase?: BlockNode | undefined;
+  /** Compare and copy in units of this many bytes (the overlay's cluster or subcluster). */
+  readonly alignment: number;
+  /** Copies are stored compressed. */
+  readonly compress?: boolean;
+  readonly progress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Copies into the overlay what would change when its backing file does. The reference itself stays as it is. */
+export async function copyDifferences(overlay: BlockBackend, control: RebaseControl): Promise<void> {
+  const { oldBacking, newBacking, alignment, progress, signal } = control;
+  const total = overlay.size;
+  const [oldBytes, newBytes] = [new Uint8Array(chunkBytes), new Uint8Array(chunkBytes)];
+  for (let offset = 0; offset < total;) {
+    signal?.throwIfAborted();
+    const found = await undecided(overlay.node, offset, Math.min(chunkBytes, total - offset), control);
+    if (found.differs) {
+      // whole units: the write would otherwise read the rest of the unit from the old backing file, later from the new one
+      const start = offset - (offset % alignment);
+      const end = Math.min(Math.ceil((offset + found.length) / alignment) * alignment, total, start + chunkBytes);
+      const [before, after] = [oldBytes.subarray(0, end - start), newBytes.subarray(0, end - start)];
+      await readOrZero(oldBacking, start, before);
+      await readOrZero(newBacking, start, after);
+      await writeDifferences(overlay, start, before, after, control);
+      offset = end;
+    } else {
+      offset += found.length;
+    }
+    progress?.(offset, total);
+  }
+}
+
+/** Whether a range is left to the backing files and may differ between them. */
+async function undecided(overlay: BlockNode, offset: number, length: number, { oldBacking, sharedBase }: RebaseControl): Promise<{ length: number; differs: boolean }> {
+  const status = await chainStatus(overlay, offset, length, { base: overlay.backing, wantZero: false });
+  if (status.depth > 0 || sharedBase === undefined || oldBacking === undefined) return { length: status.length, differs: status.depth === 0 };
+  if (offset >= oldBacking.size) return { length: status.length, differs: true };
+  const above = await chainStatus(oldBacking.node, offset, status.length, { base: sharedBase, wantZero: false });
+  return { length: above.length, differs: above.depth > 0 };
+}
+
+async function readOrZero(backing: BlockChild | undefined, offset: number, target: Uint8Array): Promise<void> {
+  const inside = Math.max(0, Math.min(target.length, (backing?.size ?? 0) - offset));
+  if (inside > 0) await backing!.read(offset, target.subarray(0, inside));
+  target.fill(0, inside);
+}
+
+async function writeDifferences(overlay: BlockBackend, offset: number, before: Uint8Array, after: Uint8Array, { alignment, compress }: RebaseControl): Promise<void> {
+  for (let at = 0; at < before.length;) {
+    let end = at;
+    while (end < before.length && differ(before, after, end, Math.min(end + alignment, before.length))) end += alignment;
+    end = Math.min(end, before.length);
+    if (end > at) {
+      const piece = before.subarray(at, end);
+      if (piece.every((byte) => byte === 0)) await overlay.writeZeroes(offset + at, piece.length);
+      else await overlay.write(offset + at, piece, compress ? Req.COMPRESSED : 0);
+    }
+    at = end + alignment;
+  }
+}
+
+function differ(a: Uint8Array, b: Uint8Array, start: number, end: number): boolean {
+  for (let at = start; at < end; at++) if (a[at] !== b[at]) return true;
+  return false;
+}
+
+/** Bytes that a write to the overlay makes its own at once: a cluster where it is compressed, else a subcluster where there are any. */
+export function changeUnit(overlay: BlockNode, compress: boolean): number {
+  const info = overlay.facet('formatInfo');
+  const cluster = info?.clusterSize ?? 512;
+  return !compress && info?.specific()?.data['extended-l2'] === true ? cluster / 32 : cluster;
+}
