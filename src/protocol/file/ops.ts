@@ -47,6 +47,7 @@ export class FileOps extends BlockOps {
   readonly #file: OpenedFile;
   readonly #native: Native | undefined;
   readonly #isDevice: boolean;
+  readonly #facets: Partial<Facets>;
   readonly #pace = new Pace();
   capabilities: Capabilities;
   #size: number;
@@ -78,6 +79,7 @@ export class FileOps extends BlockOps {
     this.#locks = file.locks;
     this.#transfer = this.#makeTransfer();
     this.capabilities = this.#describe();
+    this.#facets = this.#makeFacets();
     this.limits = Object.freeze({
       ...unlimited,
       requestAlignment: file.directAlignment || 1,
@@ -202,8 +204,6 @@ export class FileOps extends BlockOps {
   async close(): Promise<void> {
     await closeFile(this.#fd);
   }
-
-  #facets: Partial<Facets> = this.#makeFacets();
 
   #makeFacets(): Partial<Facets> {
     const currentFd = (): number => this.#fd;
