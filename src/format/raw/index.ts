@@ -17,6 +17,7 @@ export const raw: BlockDriver<RawOptions> = {
     offset: { type: 'size', help: 'First byte of the disk within the file' },
     size: { type: 'size', help: 'Size of the disk within the file' },
   },
+  createOptions: { size: { type: 'size', help: 'Virtual disk size' } },
   children: { file: { role: 'filtered' } },
   probe: () => 1,
   open(context) {

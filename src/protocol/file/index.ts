@@ -157,10 +157,10 @@ export const file: BlockDriver<FileOptions> = {
   kind: 'protocol',
   options,
   createOptions: {
-    extent_size_hint: { type: 'size', help: 'Extent size hint for the image file, 0 to disable' },
+    size: { type: 'size', help: 'Virtual disk size' },
     nocow: { type: 'boolean', help: 'Turn off copy-on-write (valid only on btrfs)' },
     preallocation: { type: 'string', help: 'Preallocation mode (allowed values: off, falloc, full)' },
-    size: { type: 'size', help: 'Virtual disk size' },
+    extent_size_hint: { type: 'size', help: 'Extent size hint for the image file, 0 to disable' },
   },
   children: {},
   protocolPrefixes: ['file'],

@@ -1,6 +1,5 @@
 /** The text form of image facts. */
 import type { NodeInfo, SnapshotInfo } from '../../../image/info.js';
-import type { QValue } from '../../../util/qjson.js';
 import { orderedEntries } from '../../../util/key-order.js';
 import { formatBytes, formatSize } from '../../../util/units.js';
 
@@ -18,7 +17,7 @@ function describe(info: NodeInfo, indent: string, path: string, leaf: boolean): 
   if (info['backing-filename'] !== undefined) lines.push(...backingLines(info));
   if (info.snapshots) lines.push('Snapshot list:', ...snapshotTable(info.snapshots));
   const specific = info['format-specific'];
-  if (specific && Object.keys(specific.data).length > 0) lines.push('Format specific information:', ...dictionaryLines(specific.data as QValue, '    '));
+  if (specific && Object.keys(specific.data).length > 0) lines.push('Format specific information:', ...dictionaryLines(specific.data, '    '));
   let text = lines.map((line) => `${indent}${line}\n`).join('');
   for (const { name, info: child } of info.children) {
     const childPath = `${path}/${name}`;
@@ -37,12 +36,14 @@ function backingLines(info: NodeInfo): string[] {
   return [`backing file: ${stored}${note}`, ...(format === undefined ? [] : [`backing file format: ${format}`])];
 }
 
-function dictionaryLines(value: QValue, indent: string): string[] {
+/** The members of a dictionary, one a line, in their customary order. */
+export /** A dictionary's members as lines, nested ones indented below their name. */
+export function dictionaryLines(value: unknown, indent: string): string[] {
   const entries: [string, unknown][] = Array.isArray(value)
-    ? (value as readonly QValue[]).map((item, index) => [`[${index}]`, item])
+    ? value.map((item: unknown, index): [string, unknown] => [`[${index}]`, item])
     : orderedEntries(value as Record<string, unknown>).map(([name, member]) => [name.replaceAll('-', ' '), member]);
   return entries.flatMap(([label, member]) => typeof member === 'object' && member !== null
-    ? [`${indent}${label}:`, ...dictionaryLines(member as QValue, `${indent}    `)]
+    ? [`${indent}${label}:`, ...dictionaryLines(member, `${indent}    `)]
     : [`${indent}${label}: ${String(member)}`]);
 }
 
