@@ -82,6 +82,8 @@ export interface FormatInfoFacet {
   /** QAPI's ImageInfoSpecific: {type, data}; undefined where the format has none. Key names as in QAPI ('compat', 'lazy-refcounts'). */
   specific(): { readonly type: string; readonly data: Readonly<Record<string, OptionValue>> } | undefined;
   readonly clusterSize?: number;
+  /** Where VM state begins in the format's address space. */
+  readonly vmStateOffset?: number;
   /** The image needs a check (dirty flag set). */
   readonly dirty?: boolean;
   readonly compressed?: boolean;
@@ -105,10 +107,14 @@ export interface AmendFacet {
 export interface DescriptorFacet { readonly fd: number }
 
 export interface BlkdebugFacet {
-  breakpoint(event: string, tag: string): void;
+  /** The next request that passes `event` is held; `report` gets a line when that happens and when it goes on. Throws NOT_FOUND. */
+  breakpoint(event: string, tag: string, report?: (line: string) => void): void;
+  /** Lets requests held under the tag go on, too. Throws NOT_FOUND where no breakpoint has it any more. */
   removeBreakpoint(tag: string): void;
+  /** Throws NOT_FOUND. */
   resume(tag: string): void;
   isSuspended(tag: string): boolean;
+  whenSuspended(tag: string): Promise<void>;
 }
 
 /** VM state saved beside the guest disk, in its own address space from 0. */

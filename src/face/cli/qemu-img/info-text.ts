@@ -37,7 +37,7 @@ function backingLines(info: NodeInfo): string[] {
 }
 
 /** The members of a dictionary, one a line, in their customary order. */
-export /** A dictionary's members as lines, nested ones indented below their name. */
+/** A dictionary's members as lines, nested ones indented below their name. */
 export function dictionaryLines(value: unknown, indent: string): string[] {
   const entries: [string, unknown][] = Array.isArray(value)
     ? value.map((item: unknown, index): [string, unknown] => [`[${index}]`, item])

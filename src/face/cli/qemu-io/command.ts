@@ -1,6 +1,6 @@
 /** What a qemu-io command is, and what it works with. */
 import type { BlockBackend } from '../../../block/child.js';
-import { Perm } from '../../../block/driver.js';
+import type { BlockGraph } from '../../../block/graph.js';
 import { BlockError, strerror } from '../../../block/errors.js';
 import { refreshPermissions } from '../../../block/permissions.js';
 import { Getopt, GetoptError, type ParsedOption } from '../getopt.js';
@@ -13,6 +13,14 @@ export interface CommandIo {
   err(text: string): void;
   /** Name that error lines start with. */
   readonly program: string;
+}
+
+/** The image a session works on. */
+export interface OpenImage {
+  readonly graph: BlockGraph;
+  readonly backend: BlockBackend;
+  /** The backend's node is a filter that a switch put there, not one the user named. */
+  readonly hasImplicitFilter?: boolean;
 }
 
 export interface Command {
@@ -41,20 +49,20 @@ export class CommandFailure extends Error {
 /** One run of commands: the open image and the requests still on their way. */
 export class Session {
   readonly io: CommandIo;
-  /** The image; commands refuse without one. */
-  image: BlockBackend | undefined;
+  /** Most commands refuse without one. */
+  image: OpenImage | undefined;
   /** Set by `quit`. */
   finished = false;
   readonly #outstanding = new Set<Promise<void>>();
 
-  constructor(io: CommandIo, image?: BlockBackend) {
+  constructor(io: CommandIo, image?: OpenImage) {
     this.io = io;
     this.image = image;
   }
 
   /** The open image; only for commands that need one. */
   get backend(): BlockBackend {
-    return this.image!;
+    return this.image!.backend;
   }
 
   /** A line on standard error that starts with the program's name. */
@@ -99,10 +107,16 @@ export class Session {
     }
   }
 
-  /** Gives up all permissions to change the image. */
-  relinquish(): void {
-    this.backend.take &= Perm.CONSISTENT_READ;
-    refreshPermissions(this.backend.node);
+  /** Waits for what is in the background and closes the image. A failure to write back is said, not thrown. */
+  async close(): Promise<void> {
+    await this.drain();
+    const { image } = this;
+    this.image = undefined;
+    try {
+      await image?.backend.close();
+    } catch (error) {
+      this.complainOf(error);
+    }
   }
 }
 

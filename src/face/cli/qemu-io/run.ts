@@ -1,5 +1,6 @@
 /** Runs qemu-io's commands over an open image: for the tool itself, and for whoever offers them elsewhere (a monitor). */
 import type { BlockBackend } from '../../../block/child.js';
+import type { BlockGraph } from '../../../block/graph.js';
 import { CommandFailure, Session, usageLine, type Command, type CommandIo } from './command.js';
 import { aioFlush, aioRead, aioWrite } from './commands/background.js';
 import { removeBreak, resume, setBreak, waitBreak, zoneCommands } from './commands/debug.js';
@@ -25,8 +26,8 @@ export const imageCommands: readonly Command[] = [
  * Runs one command line on an image and waits for what it started. False where it failed; the reason is in the output.
  * Rejects only for faults that are not the request's own.
  */
-export async function runCommand(backend: BlockBackend, line: string, io: CommandIo): Promise<boolean> {
-  const session = new Session(io, backend);
+export async function runCommand(graph: BlockGraph, backend: BlockBackend, line: string, io: CommandIo): Promise<boolean> {
+  const session = new Session(io, { graph, backend });
   const done = await runLine(session, line, imageCommands);
   await session.drain();
   return done;

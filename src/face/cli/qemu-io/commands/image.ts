@@ -55,8 +55,8 @@ export const length: Command = {
 export const info: Command = {
   name: 'info', alias: 'i', minimum: 0, maximum: 0,
   summary: 'prints information about the current file',
-  async run(_args, { backend: { node }, io }) {
-    const shown = node.driver.name === 'copy-on-read' && node.explicitOptions[implicitFilter] === true ? [...node.children.values()][0]!.node : node;
+  async run(_args, { backend: { node }, io, image }) {
+    const shown = image?.hasImplicitFilter ? node.children.get('file')!.node : node;
     io.out(`format name: ${shown.driver.name}\n`);
     if (shown.driver.kind === 'protocol') io.out(`format name: ${shown.driver.name}\n`);
     const facts = node.facet('formatInfo');

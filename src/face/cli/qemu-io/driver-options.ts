@@ -1,0 +1,9 @@
+import { nestOptions, parseKeyValues, type Options } from '../../../block/key-values.js';
+import type { CommandIo } from './command.js';
+
+/** The nested dictionary behind `-o key=value,…`. Keys without a value are warned of. */
+export function parseDriverOptions(text: string, { err, program }: CommandIo, implied?: string): Options {
+  const { values, shorthand } = parseKeyValues(text, implied);
+  for (const { written, meant } of shorthand) err(`${program}: warning: short-form boolean option '${written}' deprecated\nPlease use ${meant} instead\n`);
+  return nestOptions(Object.fromEntries(values));
+}
