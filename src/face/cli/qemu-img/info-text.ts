@@ -36,8 +36,7 @@ function backingLines(info: NodeInfo): string[] {
   return [`backing file: ${stored}${note}`, ...(format === undefined ? [] : [`backing file format: ${format}`])];
 }
 
-/** The members of a dictionary, one a line, in their customary order. */
-/** A dictionary's members as lines, nested ones indented below their name. */
+/** The members of a dictionary, one a line, in their customary order; nested ones indented below their name. */
 export function dictionaryLines(value: unknown, indent: string): string[] {
   const entries: [string, unknown][] = Array.isArray(value)
     ? value.map((item: unknown, index): [string, unknown] => [`[${index}]`, item])
