@@ -123,7 +123,7 @@ export abstract class BlockOps {
   /** A named moment inside a parent (blkdebug implements it); undefined: go on. */
   debugEvent?(event: string): Promise<void> | undefined;
   /** Changes access in place; absent: the layer cannot. The node has drained it. */
-  reopen?(change: { readonly readOnly: boolean }): Promise<void>;
+  reopen?(change: { readonly readOnly: boolean; /** Changed `mutable` options, typed. */ readonly options?: Readonly<Record<string, OptionValue>> }): Promise<void>;
 
   /** Rare abilities; undefined where the driver lacks them. */
   facet<K extends keyof Facets>(_name: K): Facets[K] | undefined { return undefined; }

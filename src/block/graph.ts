@@ -10,6 +10,7 @@ import { BlockNode, type NodeSettings } from './node.js';
 import type { UserObjects } from './objects.js';
 import { coerceOption, type OptionField } from './options.js';
 import { refreshPermissions } from './permissions.js';
+import { planReopen, type ReopenChange } from './reopen.js';
 import type { DriverRegistry } from './registry.js';
 
 /** A filename (plain, `prefix:…` or `json:{…}`) or a dictionary of options (nested or dotted). */
@@ -183,9 +184,19 @@ export class BlockGraph {
     }
   }
 
-  /** Changes access of a node and the files it owns in place. */
-  async reopen(node: BlockNode, change: { readonly readOnly: boolean }): Promise<void> {
-    await this.drained([node], () => this.#reopenTree(node, change.readOnly));
+  /**
+   * Changes access and options of a node, and of the files it owns, in place. Rejects with nothing changed where an option cannot
+   * change; a driver that fails half-way may leave the nodes above as they were.
+   */
+  async reopen(node: BlockNode, change: ReopenChange): Promise<void> {
+    const steps = planReopen(node, change);
+    await this.drained([node], async () => {
+      for (const { node: each, readOnly = each.readOnly, settings, values } of steps) {
+        await this.#reopenTree(each, readOnly);
+        if (Object.keys(values).length > 0) await each.ops.reopen?.({ readOnly, options: values });
+        each.settings = { ...each.settings, ...settings };
+      }
+    });
     refreshPermissions(node);
   }
 

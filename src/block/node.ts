@@ -23,7 +23,7 @@ const zeroes = new Uint8Array(BOUNCE);
 export class BlockNode {
   readonly name: string;
   readonly driver: BlockDriver;
-  readonly settings: NodeSettings;
+  settings: NodeSettings;
   /** Options a user gave for this node, without children; what a json:{…} filename shows. */
   readonly explicitOptions: Readonly<Record<string, unknown>>;
   readonly children = new Map<string, BlockChild>();

@@ -13,6 +13,8 @@ export interface OptionField {
   readonly help?: string;
   /** Changes what the guest sees, so it belongs in a json:{} filename (default true). */
   readonly strong?: boolean;
+  /** May be changed while the node is open (default false). */
+  readonly mutable?: boolean;
 }
 /** Fields by QAPI name ('lazy-refcounts'). Children are not fields: the driver declares them. */
 export type OptionSchema<O extends object> = { readonly [K in keyof O]-?: OptionField };

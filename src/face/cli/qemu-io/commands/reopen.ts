@@ -38,7 +38,7 @@ export const reopen: Command = {
         await backend.flush();
         backend.take &= Perm.CONSISTENT_READ;
       }
-      await session.image!.graph.reopen(backend.node, options);
+      await session.image!.graph.reopen(backend.node, { options });
       if (cache !== undefined) backend.writethrough = cache.writethrough;
     } catch (error) {
       backend.take = take;
