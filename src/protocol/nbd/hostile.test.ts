@@ -85,7 +85,7 @@ async function listen(manners: Manners): Promise<void> {
       return false;
     };
     socket.on('data', (bytes) => {
-      inbox = Buffer.concat([inbox, bytes as Uint8Array]);
+      inbox = Buffer.concat([inbox, bytes]);
       while (take());
     });
   });
