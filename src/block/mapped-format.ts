@@ -101,7 +101,7 @@ export abstract class MappedFormat extends BlockOps {
       const place = this.writable(offset, source.length);
       if (place !== undefined && !isUnknown(place) && place.length === source.length) return this.#writeInPlace(place, offset, source);
     }
-    return this.#locked(offset, source.length, () => run(this.#writeSlowly(offset, source)));
+    return this.#locked(offset, source.length, () => run(this.writeHeld(offset, source)));
   }
 
   override writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
@@ -193,8 +193,8 @@ export abstract class MappedFormat extends BlockOps {
     return isPromise(done) ? this.locks.withLock(offset, offset + source.length, 'shared', () => done) : done;
   }
 
-  /** The caller holds the clusters. */
-  *#writeSlowly(offset: number, source: Uint8Array): Steps<void> {
+  /** Writes where allocation may be needed. The caller holds the clusters. */
+  protected *writeHeld(offset: number, source: Uint8Array): Steps<void> {
     let after: number | undefined;
     for (let done = 0; done < source.length;) {
       const at = offset + done;

@@ -99,6 +99,12 @@ export class TableCache {
     return load;
   }
 
+  /** Takes in a table as it is on disk. */
+  adopt(offset: number, bytes: Uint8Array): void {
+    this.drop(offset, this.tableSize);
+    this.#insert(offset, bytes);
+  }
+
   /** A table of zeroes in place of whatever is there; dirty. */
   create(offset: number): CachedTable {
     this.drop(offset, this.tableSize);
@@ -114,10 +120,6 @@ export class TableCache {
       this.#tables.set(table.offset, table);
     }
     this.#dirty.add(table);
-  }
-
-  isDirty(table: CachedTable): boolean {
-    return this.#dirty.has(table);
   }
 
   /** Forgets tables in a range of the host that has another use now, changed or not. */

@@ -1,0 +1,19 @@
+/** Driver `qcow2`: QEMU's copy-on-write format, versions 2 and 3. */
+import type { BlockDriver } from '../../block/driver.js';
+import { createOptions } from './create-options.js';
+import { probeQcow2 } from './header.js';
+import { measureQcow2 } from './measure.js';
+import { openQcow2 } from './open.js';
+import { openOptions, type Qcow2OpenOptions } from './options.js';
+
+export const qcow2: BlockDriver<Qcow2OpenOptions> = {
+  name: 'qcow2',
+  kind: 'format',
+  options: openOptions,
+  createOptions,
+  children: { file: { role: 'image' }, backing: { role: 'cow', optional: true }, 'data-file': { role: 'data', optional: true } },
+  supportsBacking: true,
+  probe: probeQcow2,
+  open: openQcow2,
+  measure: measureQcow2,
+};

@@ -1,0 +1,79 @@
+/** Opening an image: header, children, marks left by earlier users. */
+import type { BlockChild } from '../../block/child.js';
+import type { OpenContext } from '../../block/driver.js';
+import { BlockError, Errno, strerror } from '../../block/errors.js';
+import { rawDeflate, zstdCodec } from '../../platform/compression.js';
+import { run } from '../../util/steps.js';
+import { checkImage } from './check.js';
+import {
+  Autoclear, clusterBitsOf, CryptMethod, hasFeature, Incompatible, parseHeader, type Qcow2Header,
+} from './header.js';
+import { Qcow2Image } from './image.js';
+import { Qcow2Ops } from './ops.js';
+import { cleanInterval, settingsOf, type Qcow2OpenOptions } from './options.js';
+
+export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise<Qcow2Ops> {
+  const file = context.child('file')!;
+  const header = await readHeader(file, context);
+  if (header.cryptMethod !== CryptMethod.NONE && !context.mode.noIo) {
+    throw new BlockError('NOT_SUPPORTED', `${header.cryptMethod === CryptMethod.AES ? 'AES' : 'LUKS'}-encrypted qcow2 images are not supported`);
+  }
+  const seconds = cleanInterval(context.options);
+  const settings = settingsOf(context.options, header);
+  if (hasFeature(header, Incompatible.CORRUPT) && !context.readOnly && !context.mode.check) {
+    throw new BlockError('CORRUPT_IMAGE', 'qcow2: Image is corrupt; cannot be opened read/write', { errno: Errno.EACCES });
+  }
+  const dataFile = await openDataFile(file, header, context);
+  const backing = await context.implicitChild('backing', {
+    kind: 'backing', filename: header.backingFile ?? '', role: 'cow', ...(header.backingFormat !== undefined && { format: header.backingFormat }),
+  });
+  const image = new Qcow2Image({ context, header, file, dataFile, backing, settings });
+  await run(image.reload());
+  const codec = header.compression === 'zstd' ? await zstdCodec() : rawDeflate;
+  if (!context.readOnly && !context.mode.check && !context.mode.noIo) await takeOver(image);
+  const ops = new Qcow2Ops(image, codec);
+  if (seconds > 0) ops.cleanCaches(seconds);
+  return ops;
+}
+
+async function readHeader(file: BlockChild, context: OpenContext<object>): Promise<Qcow2Header> {
+  const head = new Uint8Array(Math.min(Math.max(file.size, 0), 112));
+  await file.read(0, head);
+  const bytes = new Uint8Array(Math.min(2 ** clusterBitsOf(head), file.size));
+  await file.read(0, bytes);
+  return parseHeader(bytes, (message) => context.warn(message));
+}
+
+async function openDataFile(file: BlockChild, header: Qcow2Header, context: OpenContext<object>): Promise<BlockChild> {
+  const given = context.child('data-file');
+  if (!hasFeature(header, Incompatible.DATA_FILE)) {
+    if (given !== undefined) throw new BlockError('INVALID_ARGUMENT', "'data-file' can only be set for images with an external data file");
+    return file;
+  }
+  if (given !== undefined) return given;
+  if (header.dataFile === undefined) throw new BlockError('INVALID_ARGUMENT', "'data-file' is required for this image");
+  const opened = await context.implicitChild('data-file', { kind: 'data-file', filename: header.dataFile, format: 'raw', role: 'data' });
+  if (opened === undefined) throw new BlockError('INVALID_ARGUMENT', "'data-file' is required for this image");
+  return opened;
+}
+
+/** What the first writer after another does: features it does not know are switched off, stale refcounts are rebuilt. */
+async function takeOver(image: Qcow2Image): Promise<void> {
+  const { header } = image;
+  const known = (header.bitmaps !== undefined ? Autoclear.BITMAPS : 0) | (image.geometry.external ? Autoclear.DATA_FILE_RAW : 0);
+  const autoclear = header.autoclear & BigInt(known);
+  if (autoclear !== header.autoclear) {
+    await run(image.updateHeader({ autoclear }));
+    await image.file.flush();
+  }
+  if (!hasFeature(header, Incompatible.DIRTY)) return;
+  try {
+    const result = await checkImage(image, { repair: 'all', report: (line) => image.report(line) });
+    if (result.checkErrors > 0 || result.corruptions > result.corruptionsFixed) {
+      throw new BlockError('CORRUPT_IMAGE', strerror(Errno.EIO), { errno: Errno.EIO });
+    }
+  } catch (error) {
+    const errno = error instanceof BlockError ? error.errno : Errno.EIO;
+    throw new BlockError('CORRUPT_IMAGE', `Could not repair dirty image: ${strerror(errno)}`, { errno }, error);
+  }
+}

@@ -1,0 +1,136 @@
+/** The open layer: requests on one side, the image's tables on the other. */
+import type { BlockChild } from '../../block/child.js';
+import { Req, type BlockLimits, type Capabilities, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
+import { Errno, systemError } from '../../block/errors.js';
+import type { Facets } from '../../block/facets.js';
+import { MappedFormat, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
+import { andThen, type MaybePromise } from '../../util/maybe.js';
+import { run, wait, type Steps } from '../../util/steps.js';
+import { ClusterMap } from './cluster.js';
+import { CompressedClusters, misplacedCompressedWrite } from './compressed.js';
+import { Autoclear } from './header.js';
+import type { Qcow2Image } from './image.js';
+import type { Codec } from '../../platform/compression.js';
+
+export class Qcow2Ops extends MappedFormat {
+  readonly image: Qcow2Image;
+  readonly clusterSize: number;
+  override readonly limits: BlockLimits;
+  protected readonly cow: BlockChild | undefined;
+  readonly #clusters: ClusterMap;
+  readonly #compressed: CompressedClusters;
+  /** The external data file must stay readable as a raw disk. */
+  readonly #rawData: boolean;
+  #cleaner: ReturnType<typeof setInterval> | undefined;
+
+  constructor(image: Qcow2Image, codec: Codec) {
+    super();
+    const { clusterSize, subclusterSize, external } = image.geometry;
+    this.image = image;
+    this.clusterSize = clusterSize;
+    this.cow = image.backing;
+    this.#clusters = new ClusterMap(image);
+    this.#compressed = new CompressedClusters(image, this.#clusters, codec);
+    this.#rawData = external && (image.header.autoclear & BigInt(Autoclear.DATA_FILE_RAW)) !== 0n;
+    this.limits = {
+      requestAlignment: 1, maxTransfer: 0, maxWriteZeroes: 0, maxDiscard: 0, writeZeroesAlignment: subclusterSize, discardAlignment: clusterSize,
+    };
+    image.readsSettled = () => this.readsSettled();
+  }
+
+  get size(): number {
+    return this.image.size;
+  }
+
+  get capabilities(): Capabilities {
+    return this.image.readOnly ? readOnly : writable;
+  }
+
+  protected map(offset: number, length: number): LayerExtent | AskAgain {
+    return this.#clusters.map(offset, length);
+  }
+
+  protected writable(offset: number, length: number): HostRun | undefined | AskAgain {
+    return this.#clusters.writable(offset, length);
+  }
+
+  protected allocate(offset: number, length: number, after: number | undefined): MaybePromise<Allocation> {
+    return this.image.exclusive(() => run(this.#clusters.allocate(offset, length, after)));
+  }
+
+  protected override debug(event: string): Promise<void> | undefined {
+    return this.image.context.debugPoint(event);
+  }
+
+  protected override get zeroUnit(): number {
+    return this.image.geometry.subclusterSize;
+  }
+
+  /** Saved VM state lies behind the disk. */
+  protected override get mappedSize(): number {
+    return Number.MAX_SAFE_INTEGER;
+  }
+
+  protected override zero(offset: number, length: number, flags: number): MaybePromise<void> {
+    const zeroed = this.#rawData ? this.image.dataFile.writeZeroes(offset, Math.min(length, this.size - offset), flags) : undefined;
+    return andThen(zeroed, () => run(this.#clusters.zero(offset, length, flags)));
+  }
+
+  protected override unmap(offset: number, length: number): MaybePromise<void> {
+    return run(this.#clusters.discard(offset, length, 'request', false));
+  }
+
+  protected override readEncoded(offset: number, target: Uint8Array): MaybePromise<void> {
+    return andThen(run(this.#compressed.read(offset, target)), (found) => (found ? undefined : this.read(offset, target)));
+  }
+
+  protected override writeEncoded(offset: number, source: Uint8Array): MaybePromise<void> {
+    return run(this.#writeCompressed(offset, source));
+  }
+
+  *#writeCompressed(offset: number, source: Uint8Array): Steps<void> {
+    const { clusterSize } = this;
+    const end = offset + source.length;
+    if (this.image.geometry.external) throw systemError(Errno.ENOTSUP, { op: 'write', offset });
+    if (source.length === 0) return yield* this.#compressed.alignFile();
+    if (offset % clusterSize !== 0 || (end % clusterSize !== 0 && end !== this.size)) throw misplacedCompressedWrite(offset, source.length);
+    for (let at = offset; at < end; at += clusterSize) {
+      const piece = source.subarray(at - offset, Math.min(at + clusterSize, end) - offset);
+      if (!(yield* this.#compressed.write(at, piece))) yield* this.writeHeld(at, piece);
+    }
+  }
+
+  override flush(): MaybePromise<void> {
+    if (this.image.dead) throw systemError(Errno.ENOMEDIUM);
+    return this.image.readOnly ? undefined : this.image.exclusive(() => run(this.image.flush()));
+  }
+
+  override facet<K extends keyof Facets>(_name: K): Facets[K] | undefined {
+    return undefined;
+  }
+
+  override resize(_size: number, _options: ResizeOptions): Promise<void> {
+    throw systemError(Errno.ENOTSUP);
+  }
+
+  /** Drops tables that were not used for `seconds`. */
+  cleanCaches(seconds: number): void {
+    const { l2, refcounts } = this.image;
+    this.#cleaner = setInterval(() => {
+      l2.dropUnused();
+      refcounts.cache.dropUnused();
+    }, Math.min(seconds * 1000, 0x7fff_ffff));
+    // A timer must not keep a process alive (browsers have no such notion).
+    (this.#cleaner as { unref?: () => void }).unref?.();
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#cleaner);
+    await this.image.exclusive(() => run(this.image.shutDown()));
+  }
+}
+
+const writable: Capabilities = Object.freeze({
+  write: true, writeFlags: Req.COMPRESSED, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'any', growsOnWrite: false,
+});
+const readOnly: Capabilities = Object.freeze({ ...writable, write: false, discard: false, resize: 'none' });

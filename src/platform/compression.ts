@@ -1,0 +1,152 @@
+/** Compression of single blocks: deflate from Node, zstd from Node, the system's libzstd, or WebAssembly, whichever is there first. */
+import { createRequire } from 'node:module';
+import * as zlib from 'node:zlib';
+import { BlockError } from '../block/errors.js';
+import { koffi } from './koffi.js';
+
+/** A compressor of whole blocks. */
+export interface Codec {
+  compress(source: Uint8Array): Uint8Array;
+  /** The same, on another thread where there is one. */
+  compressLater(source: Uint8Array): Promise<Uint8Array>;
+  /** Fills target; what follows the end of the compressed stream is ignored. Throws where the stream is broken or too short. */
+  decompress(source: Uint8Array, target: Uint8Array): void;
+}
+
+const deflateOptions: zlib.ZlibOptions = { windowBits: 12, memLevel: 9 };
+
+/** Raw deflate. The window is 4 KiB, for readers that accept no more; any window is read. */
+export const rawDeflate: Codec = {
+  compress: (source) => zlib.deflateRawSync(source, deflateOptions),
+  compressLater: (source) => new Promise((resolve, reject) => {
+    zlib.deflateRaw(source, deflateOptions, (error, result) => (error ? reject(error) : resolve(result)));
+  }),
+  decompress(source, target) {
+    const bytes = zlib.inflateRawSync(source, { finishFlush: zlib.constants.Z_SYNC_FLUSH, maxOutputLength: target.length + 1 });
+    fill(target, bytes);
+  },
+};
+
+function fill(target: Uint8Array, bytes: Uint8Array): void {
+  if (bytes.length < target.length) throw new Error('compressed data ends early');
+  target.set(bytes.subarray(0, target.length));
+}
+
+const zstdMagic = 0xfd2fb528;
+
+/**
+ * Length of the first zstd frame in `bytes`, which may be followed by anything.
+ * @throws Error where there is none, or it is cut
+ */
+export function zstdFrameLength(bytes: Uint8Array): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (bytes.length < 6 || view.getUint32(0, true) !== zstdMagic) throw new Error('not a zstd frame');
+  const descriptor = bytes[4]!;
+  const singleSegment = (descriptor & 0x20) !== 0;
+  const sizeField = [singleSegment ? 1 : 0, 2, 4, 8][descriptor >>> 6]!;
+  let at = 5 + (singleSegment ? 0 : 1) + [0, 1, 2, 4][descriptor & 3]! + sizeField;
+  for (let last = false; !last;) {
+    if (at + 3 > bytes.length) throw new Error('zstd frame is cut');
+    const header = bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16);
+    last = (header & 1) !== 0;
+    const repeated = ((header >>> 1) & 3) === 1;
+    at += 3 + (repeated ? 1 : header >>> 3);
+  }
+  if ((descriptor & 4) !== 0) at += 4;
+  if (at > bytes.length) throw new Error('zstd frame is cut');
+  return at;
+}
+
+interface NodeZstd {
+  zstdCompressSync?: (source: Uint8Array) => Uint8Array;
+  zstdCompress?: (source: Uint8Array, done: (error: Error | null, result: Uint8Array) => void) => void;
+  zstdDecompressSync?: (source: Uint8Array, options: { maxOutputLength: number }) => Uint8Array;
+}
+
+function zstdOfNode(): Codec | undefined {
+  const { zstdCompressSync, zstdCompress, zstdDecompressSync } = zlib as NodeZstd;
+  if (zstdCompressSync === undefined || zstdCompress === undefined || zstdDecompressSync === undefined) return undefined;
+  return {
+    compress: (source) => zstdCompressSync(source),
+    compressLater: (source) => new Promise((resolve, reject) => {
+      zstdCompress(source, (error, result) => (error ? reject(error) : resolve(result)));
+    }),
+    decompress: (source, target) => {
+      fill(target, zstdDecompressSync(source.subarray(0, zstdFrameLength(source)), { maxOutputLength: target.length + 1 }));
+    },
+  };
+}
+
+const level = 3;
+
+function zstdOfSystem(): Codec | undefined {
+  const library = koffi();
+  if (library === undefined) return undefined;
+  try {
+    const libzstd = library.load('libzstd.so.1');
+    const compress = libzstd.func('ZSTD_compress', 'size_t', ['uint8_t *', 'size_t', 'uint8_t *', 'size_t', 'int']);
+    const decompress = libzstd.func('ZSTD_decompress', 'size_t', ['uint8_t *', 'size_t', 'uint8_t *', 'size_t']);
+    const room = (source: Uint8Array): Uint8Array => new Uint8Array(source.length + (source.length >>> 8) + 64);
+    return {
+      compress(source) {
+        const target = room(source);
+        return target.subarray(0, checked(Number(compress(target, target.length, source, source.length, level)), target.length));
+      },
+      compressLater: (source) => new Promise((resolve, reject) => {
+        const target = room(source);
+        compress.async(target, target.length, source, source.length, level, (error: Error | null, written: number | bigint) => {
+          try {
+            if (error) throw error;
+            resolve(target.subarray(0, checked(Number(written), target.length)));
+          } catch (failure) {
+            reject(failure as Error);
+          }
+        });
+      }),
+      decompress(source, target) {
+        const written = checked(Number(decompress(target, target.length, source, zstdFrameLength(source))), target.length);
+        if (written < target.length) throw new Error('compressed data ends early');
+      },
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+/** libzstd's results beyond the target's size are error codes. */
+function checked(written: number, limit: number): number {
+  if (written > limit) throw new Error('zstd failed');
+  return written;
+}
+
+interface ZstdWasm {
+  init(): Promise<void>;
+  compress(source: Uint8Array, level?: number): Uint8Array;
+  decompress(source: Uint8Array, options?: { defaultHeapSize?: number }): Uint8Array;
+}
+
+async function zstdOfWasm(): Promise<Codec | undefined> {
+  let wasm: ZstdWasm;
+  try {
+    wasm = createRequire(import.meta.url)('@bokuweb/zstd-wasm') as ZstdWasm;
+    await wasm.init();
+  } catch {
+    return undefined;
+  }
+  return {
+    compress: (source) => wasm.compress(source, level),
+    compressLater: (source) => Promise.resolve(wasm.compress(source, level)),
+    decompress: (source, target) =>
+      fill(target, wasm.decompress(source.subarray(0, zstdFrameLength(source)), { defaultHeapSize: target.length })),
+  };
+}
+
+let zstd: Promise<Codec | undefined> | undefined;
+
+/** zstd. Rejects with NOT_SUPPORTED, naming what is missing, where there is none. */
+export async function zstdCodec(): Promise<Codec> {
+  const found = await (zstd ??= Promise.resolve(zstdOfNode() ?? zstdOfSystem() ?? zstdOfWasm()));
+  if (found !== undefined) return found;
+  throw new BlockError('NOT_SUPPORTED',
+    'zstd needs Node.js 22.15 or later, or libzstd and the optional package koffi, or the optional package @bokuweb/zstd-wasm');
+}
