@@ -140,7 +140,7 @@ function unreachable(op: string): Error {
 /** A file that an image names and no user typed. Every one passes the gate. */
 export interface ImplicitReference {
   readonly kind: 'backing' | 'data-file' | 'extent';
-  /** As found in the image; relative names are resolved against the image's folder by the graph. */
+  /** As found in the image, empty where it names none (the user may still give one); relative names are resolved against the image's folder by the graph. */
   readonly filename: string;
   /** Driver named by the image; undefined: it must be probed, which the gate may refuse. */
   readonly format?: string;

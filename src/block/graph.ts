@@ -347,6 +347,7 @@ export class BlockGraph {
       node.detached = true;
       return undefined;
     }
+    if (given === undefined && reference.filename === '') return undefined;
     const from = node.children.get('file')?.node.filename ?? '';
     const childSettings: Inherited = {
       ...inherited,
