@@ -1,13 +1,17 @@
 /** The only file that names every driver. */
 import type { BlockDriver } from './block/driver.js';
 import { DriverRegistry } from './block/registry.js';
+import { blkdebug } from './filter/blkdebug/index.js';
+import { qcow2 } from './format/qcow2/index.js';
 import { raw } from './format/raw/index.js';
 import { file, hostDevice } from './protocol/file/index.js';
 import { memory } from './protocol/memory/index.js';
 import { nbd } from './protocol/nbd/index.js';
 import { nullAio, nullCo } from './protocol/null/index.js';
 
-export const allDrivers: readonly BlockDriver[] = [file, hostDevice, memory, nbd, nullCo, nullAio, raw];
+export const allDrivers: readonly BlockDriver[] = [
+  blkdebug, file, hostDevice, memory, nbd, nullAio, nullCo, qcow2, raw,
+];
 
 /** A registry with every driver vdisk has. */
 export function createRegistry(): DriverRegistry {
