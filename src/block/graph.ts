@@ -50,6 +50,8 @@ interface Inherited {
   readonly signal: AbortSignal | undefined;
   /** Filenames of the images above, nearest last: a reference to one of them is a loop. */
   readonly above: readonly string[];
+  /** A filename stands for a file or URL as it is, not for an image whose format is to be found out. */
+  readonly protocol: boolean;
 }
 
 const MAX_CHAIN = 200;
@@ -98,6 +100,7 @@ export class BlockGraph {
       gate: options.gate ?? this.#gate,
       signal: options.signal,
       above: [],
+      protocol: false,
     };
     const node = await this.#openSpec(spec, options.driver, inherited);
     try {
@@ -251,7 +254,8 @@ export class BlockGraph {
     const filename = options['filename'];
     if (options['driver'] === undefined && options['file'] === undefined && typeof filename === 'string') {
       delete options['filename'];
-      options['file'] = this.#protocolOptions(filename);
+      if (inherited.protocol) Object.assign(options, this.#protocolOptions(filename));
+      else options['file'] = this.#protocolOptions(filename);
     }
     return this.#openOptions(options, inherited);
   }
@@ -268,7 +272,8 @@ export class BlockGraph {
     try {
       let probed = false;
       if (driverName === undefined) {
-        const file = await this.#openChildNode('file', options['file'], { ...own, ...childInheritance(own) });
+        if (options['file'] === undefined) throw new BlockError('INVALID_ARGUMENT', 'Must specify either driver or file');
+        const file = await this.#openChildNode('file', this.#asProtocol(options['file']), { ...own, ...childInheritance(own), protocol: true });
         delete options['file'];
         opened.push(new BlockChild('file', 'image', file));
         driverName = await this.#probe(file, own);
@@ -279,7 +284,7 @@ export class BlockGraph {
       node = new BlockNode({
         name, driver, settings: own.settings, readOnly: own.readOnly, probed, noIo: own.mode.noIo, explicitOptions: {},
       });
-      for (const [childName, { role, optional }] of Object.entries(driver.children)) {
+      for (const [childName, { role, optional, probed: mayProbe }] of Object.entries(driver.children)) {
         const early = opened.find((edge) => edge.name === childName);
         if (early) {
           this.#link(node, childName, role, early.node);
@@ -296,7 +301,8 @@ export class BlockGraph {
           continue;
         }
         delete options[childName];
-        const childNode = await this.#openChildNode(childName, reference, { ...own, ...childInheritance(own) });
+        const protocol = own.protocol || driver.kind === 'format';
+        const childNode = await this.#openChildNode(childName, mayProbe ? reference : this.#asProtocol(reference), { ...own, ...childInheritance(own), protocol });
         this.#link(node, childName, role, childNode);
         childNode.holds--;
       }
@@ -339,12 +345,9 @@ export class BlockGraph {
 
   async #openImplicit(node: BlockNode, name: string, reference: ImplicitReference, references: Record<string, unknown>, inherited: Inherited): Promise<BlockChild | undefined> {
     const given = references[name];
-    if (reference.kind === 'backing' && inherited.mode.noBacking) {
-      node.detached = true;
-      return undefined;
-    }
+    if (reference.kind === 'backing' && inherited.mode.noBacking) return undefined;
     if (given === null || given === '') {
-      node.detached = true;
+      node.detached = reference.filename !== '';
       return undefined;
     }
     if (given === undefined && reference.filename === '') return undefined;
@@ -352,6 +355,7 @@ export class BlockGraph {
     const childSettings: Inherited = {
       ...inherited,
       above: [...inherited.above, from],
+      protocol: reference.role !== 'cow',
       readOnly: reference.role === 'cow' ? true : inherited.readOnly,
       settings: { ...inherited.settings, detectZeroes: 'off' },
     };
@@ -379,6 +383,13 @@ export class BlockGraph {
     return edge;
   }
 
+  /** A bare filename where no format is expected stands for the file itself. */
+  #asProtocol(reference: unknown): unknown {
+    if (!isDictionary(reference) || reference['driver'] !== undefined || reference['file'] !== undefined) return reference;
+    const { filename, ...rest } = reference;
+    return typeof filename === 'string' && !isJsonFilename(filename) ? { ...this.#protocolOptions(filename), ...rest } : reference;
+  }
+
   async #openChildNode(name: string, reference: unknown, inherited: Inherited): Promise<BlockNode> {
     if (typeof reference === 'string') {
       const node = this.#byName(reference);
@@ -391,7 +402,7 @@ export class BlockGraph {
 
   #byName(name: string): BlockNode {
     const node = this.#nodes.get(name);
-    if (!node) throw new BlockError('NOT_FOUND', `Cannot find device='' nor node-name='${name}'`);
+    if (!node) throw new BlockError('NOT_FOUND', `Cannot find device='${name}' nor node-name='${name}'`);
     return node;
   }
 
