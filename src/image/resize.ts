@@ -20,5 +20,5 @@ export async function resizeImage(backend: BlockBackend, { size, preallocation, 
   if (size <= 0 || size >= 2 ** 63) throw new BlockError('INVALID_ARGUMENT', 'New image size must be positive');
   if (size <= current && preallocation !== 'off') throw new BlockError('INVALID_ARGUMENT', 'Preallocation can only be used for growing images');
   if (size < current && !shrink) throw new BlockError('INVALID_ARGUMENT', shrinkRefusal);
-  await backend.resize(size, { preallocation, exact: false });
+  await backend.resize(size, { preallocation, exact: true });
 }

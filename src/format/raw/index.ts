@@ -40,7 +40,7 @@ export const raw: BlockDriver<RawOptions> = {
   },
   async create(target, { size }) {
     const bytes = roundToSector(size);
-    if (target.size !== bytes) await target.resize(bytes);
+    if (target.size !== bytes) await target.resize(bytes, { exact: false });
   },
   measure(source, { size }) {
     const bytes = roundToSector(source?.size ?? size ?? 0);

@@ -10,4 +10,5 @@ export const nbd: BlockDriver<NbdOptions> = {
   protocolPrefixes: ['nbd', 'nbd+tcp', 'nbd+unix', 'nbds', 'nbds+tcp', 'nbds+unix'],
   parseFilename: parseNbdFilename,
   open: (context) => import('./open.js').then(({ openExport }) => openExport(context)),
+  createFile: (filename) => import('./open.js').then(({ takeExistingExport }) => takeExistingExport(filename)),
 };

@@ -4,12 +4,15 @@ import { BlockError, Errno } from '../../block/errors.js';
 import { findTlsCredentials, type TlsCredentials } from '../../platform/tls-credentials.js';
 import { TransmissionFlag } from '../../wire/nbd/constants.js';
 import { defaultContext, Link, type LinkSettings } from './link.js';
-import { defaults, invalid, maxConnections, nbdFilename, serverAddress, type NbdOptions } from './options.js';
+import { defaults, invalid, maxConnections, nbdFilename, parseNbdFilename, serverAddress, type NbdOptions } from './options.js';
 import { NbdOps } from './ops.js';
 
 const maxString = 4096;
+const sectorSize = 512;
 
-export async function openExport(context: OpenContext<NbdOptions>): Promise<NbdOps> {
+type Context = Pick<OpenContext<NbdOptions>, 'options' | 'readOnly' | 'signal' | 'object'>;
+
+export async function openExport(context: Context): Promise<NbdOps> {
   const { options, readOnly, signal } = context;
   const server = serverAddress(options);
   const exportName = options.export ?? '';
@@ -42,7 +45,25 @@ export async function openExport(context: OpenContext<NbdOptions>): Promise<NbdO
   }
 }
 
-function tlsCredentials({ options, object }: OpenContext<NbdOptions>): TlsCredentials | undefined {
+/**
+ * An export cannot be created; one that exists takes the place, its first sector cleared so that no old format is found there.
+ * Rejects with the peer's text.
+ */
+export async function takeExistingExport(filename: string): Promise<void> {
+  const opened = await openExport({ options: parseNbdFilename(filename), readOnly: false, object: () => undefined }).catch((error: unknown) => {
+    if (!(error instanceof BlockError)) throw error;
+    throw new BlockError(error.code, "Protocol driver 'nbd' does not support creating new images, so an existing image must be selected as the target; "
+      + `however, opening the given target as an existing image failed: ${error.message}`, error.context, error);
+  });
+  try {
+    const head = new Uint8Array(Math.min(Math.max(sectorSize, opened.limits.requestAlignment), opened.size));
+    if (head.length > 0) await opened.write(0, head, 0);
+  } finally {
+    await opened.close();
+  }
+}
+
+function tlsCredentials({ options, object }: Context): TlsCredentials | undefined {
   const id = options['tls-creds'];
   return id === undefined ? undefined : findTlsCredentials(id, object, 'client');
 }
