@@ -20,7 +20,8 @@ export type SnapshotInfo = {
 export type NodeInfo = {
   readonly filename: string;
   readonly format: string;
-  readonly 'dirty-flag': boolean;
+  /** Absent where no layer knows (NBD, null). */
+  readonly 'dirty-flag'?: boolean;
   /** Host storage in use; absent where nobody knows. */
   readonly 'actual-size'?: number;
   readonly 'virtual-size': number;
@@ -51,7 +52,7 @@ export async function imageInfo(node: BlockNode): Promise<NodeInfo> {
   return {
     filename: node.filename,
     format: node.driver.name,
-    'dirty-flag': format?.dirty ?? false,
+    ...(hasFacts(node) && { 'dirty-flag': format?.dirty ?? false }),
     ...(actualSize !== undefined && { 'actual-size': actualSize }),
     'virtual-size': Math.ceil(node.size / 512) * 512,
     ...(format?.clusterSize !== undefined && { 'cluster-size': format.clusterSize }),
@@ -62,6 +63,11 @@ export async function imageInfo(node: BlockNode): Promise<NodeInfo> {
     ...(specific && { 'format-specific': specific }),
     children,
   };
+}
+
+/** Whether the layer, or one it passes on, can tell of its state at all. */
+function hasFacts(node: BlockNode): boolean {
+  return node.facet('formatInfo') !== undefined || [...node.children.values()].some((child) => child.role !== 'cow' && hasFacts(child.node));
 }
 
 function backingInfo(node: BlockNode, filename: string | undefined, format: string | undefined): Partial<NodeInfo> {
