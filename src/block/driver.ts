@@ -220,6 +220,12 @@ export interface BlockDriver<O extends object = object> {
   probe?(head: Uint8Array, filename: string): number;
   /** Formats: overlays can be made of it (info, create -b, rebase). */
   readonly supportsBacking?: boolean;
+  /** Formats: clusters can be written compressed (Req.COMPRESSED). */
+  readonly supportsCompression?: boolean;
+  /** Formats: dirty bitmaps can be stored with the image. */
+  readonly supportsBitmaps?: boolean;
+  /** Protocols: a file that createFile() made reads as zero when it is grown. */
+  readonly createsZeroed?: boolean;
   /** Rejects NOT_THIS_FORMAT | UNSUPPORTED_FEATURE | CORRUPT_IMAGE; leaves nothing open. */
   open(context: OpenContext<O>): MaybePromise<BlockOps>;
   /** Protocols: makes the empty (or truncated) file that a format is then written to. */

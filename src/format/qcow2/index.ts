@@ -13,6 +13,8 @@ export const qcow2: BlockDriver<Qcow2OpenOptions> = {
   createOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true }, 'data-file': { role: 'data', optional: true } },
   supportsBacking: true,
+  supportsCompression: true,
+  supportsBitmaps: true,
   probe: probeQcow2,
   open: openQcow2,
   measure: measureQcow2,

@@ -167,6 +167,7 @@ export const file: BlockDriver<FileOptions> = {
   parseFilename: (filename) => ({ filename: filename.replace(/^file:/, '') }),
   open: (context) => openOps('file', context),
   createFile,
+  createsZeroed: true,
   deleteFile,
 };
 

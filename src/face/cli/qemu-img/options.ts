@@ -1,4 +1,6 @@
 /** What the verbs of qemu-img share on their command lines. */
+import { BlockError } from '../../../block/errors.js';
+import { parseSnapshotReference, type SnapshotReference } from '../../../image/snapshot-source.js';
 import { Getopt, GetoptError, type GetoptSettings, type ParsedOption } from '../getopt.js';
 import { addObject } from '../objects.js';
 import { CliError, ExitError, out, usageError } from '../output.js';
@@ -54,6 +56,16 @@ export function joinOptionLists(lists: readonly string[]): string | undefined {
     if (list.startsWith(',') || /(^|[^,])(,,)*,$/.test(list)) throw new CliError(`Invalid option list: ${list}`);
   }
   return lists.length === 0 ? undefined : lists.join(',');
+}
+
+/** The argument of -l. @throws CliError */
+export function snapshotArgument(text: string): SnapshotReference | string {
+  try {
+    return parseSnapshotReference(text);
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new CliError(error.message, { continuation: `Failed in parsing snapshot param '${text}'`, cause: error });
+  }
 }
 
 /** The one image name a verb takes. */

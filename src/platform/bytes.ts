@@ -1,0 +1,30 @@
+/** Looking through memory at the speed of memory, and letting others run in between. */
+
+const zeroes = Buffer.alloc(64 * 1024);
+
+/** Whether all bytes are zero. */
+export function isZero(bytes: Uint8Array): boolean {
+  if (bytes.length > 0 && bytes[0] !== 0) return false;
+  for (let at = 0; at < bytes.length; at += zeroes.length) {
+    const length = Math.min(zeroes.length, bytes.length - at);
+    if (bytes[at] !== 0 || zeroes.compare(bytes, at, at + length, 0, length) !== 0) return false;
+  }
+  return true;
+}
+
+/** Index of the first byte in which two buffers of the same length differ; -1: they don't. */
+export function firstDifference(a: Uint8Array, b: Uint8Array): number {
+  if (Buffer.compare(a, b) === 0) return -1;
+  let start = 0;
+  for (let end = a.length; end - start > 1;) {
+    const middle = (start + end) >>> 1;
+    if (Buffer.compare(a.subarray(start, middle), b.subarray(start, middle)) === 0) start = middle;
+    else end = middle;
+  }
+  return start;
+}
+
+/** Resolves after signals, timers and sockets had their turn. */
+export function eventsHandled(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
