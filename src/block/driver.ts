@@ -120,6 +120,8 @@ export abstract class BlockOps {
    * takes effect. Throws to refuse, leaving the former state.
    */
   setPermissions(_take: number, _share: number): void {}
+  /** Refines what the edge to a child takes and shares (Perm bits), given what its role makes of it. */
+  childPermissions?(name: string, wanted: { readonly take: number; readonly share: number }): { readonly take: number; readonly share: number };
   /** A named moment inside a parent (blkdebug implements it); undefined: go on. */
   debugEvent?(event: string): Promise<void> | undefined;
   /** Changes access in place; absent: the layer cannot. The node has drained it. */
@@ -209,7 +211,13 @@ export interface BlockDriver<O extends object = object> {
   readonly createOptions?: CreateSchema;
   /** Options of amend, under QEMU's -o names; absent: cannot be amended. */
   readonly amendOptions?: CreateSchema;
-  readonly children: Readonly<Record<string, { readonly role: ChildRole; readonly optional?: boolean; readonly many?: boolean }>>;
+  readonly children: Readonly<Record<string, {
+    readonly role: ChildRole;
+    readonly optional?: boolean;
+    readonly many?: boolean;
+    /** A bare filename given for it is an image whose format is guessed, not a file. */
+    readonly probed?: boolean;
+  }>>;
   /** Protocol prefixes this driver answers to ('nbd', 'nbd+unix'); file names of the form `prefix:…`. */
   readonly protocolPrefixes?: readonly string[];
   /** Options that a `prefix:…` filename stands for. Throws INVALID_ARGUMENT with the peer's text. */

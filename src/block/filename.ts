@@ -1,5 +1,5 @@
 /** Names of images: protocol prefixes, relative references, and the name a node shows. */
-import { formatJsonFilename, type Options } from './key-values.js';
+import { flattenOptions, formatJsonFilename, type Options } from './key-values.js';
 import type { BlockNode } from './node.js';
 
 /** `nbd` of `nbd://host`; undefined for a plain path (a slash before the colon makes it one). */
@@ -48,5 +48,5 @@ export function describeOptions(node: BlockNode): Record<string, unknown> {
   const options: Record<string, unknown> = {};
   for (const [name, child] of node.children) if (!node.implicit.has(name)) options[name] = describeOptions(child.node);
   if (node.detached) options['backing'] = null;
-  return { ...options, driver: node.driver.name, ...Object.fromEntries(strongOptions(node)) };
+  return { ...options, driver: node.driver.name, ...flattenOptions(Object.fromEntries(strongOptions(node)) as Options) };
 }

@@ -249,14 +249,26 @@ export class BlockGraph {
     return { driver: driver.name, ...(driver.parseFilename ? driver.parseFilename(filename) : { filename: filename.slice(prefix.length + 1) }) };
   }
 
+  /**
+   * Moves a filename that stands beside other options to the layer it means: options it says itself give way to those given.
+   * Without a driver it is the file of an image whose format is guessed, or, where a file is expected, that file.
+   */
+  #placeFilename(options: Record<string, unknown>, expectsFile: boolean): Record<string, unknown> {
+    const { filename, ...rest } = options;
+    if (typeof filename !== 'string') return options;
+    const { file } = rest;
+    const driver = typeof rest['driver'] === 'string' ? this.drivers.get(rest['driver']) : undefined;
+    if (driver === undefined ? rest['driver'] !== undefined : 'filename' in driver.options) return options;
+    if (isJsonFilename(filename)) return mergeOptions(this.toOptions(filename), rest);
+    if (driver?.parseFilename) return mergeOptions(driver.parseFilename(filename), rest);
+    if (driver === undefined && expectsFile && file === undefined) return mergeOptions(this.#protocolOptions(filename), rest);
+    if (file === undefined) return { ...rest, file: this.#protocolOptions(filename) };
+    if (!isDictionary(file) || 'filename' in file) throw new BlockError('INVALID_ARGUMENT', "Can't specify 'file' and 'filename' options at the same time");
+    return { ...rest, file: { ...file, filename } };
+  }
+
   async #openSpec(spec: OpenSpec, driver: string | undefined, inherited: Inherited): Promise<BlockNode> {
-    const options = this.toOptions(spec, driver);
-    const filename = options['filename'];
-    if (options['driver'] === undefined && options['file'] === undefined && typeof filename === 'string') {
-      delete options['filename'];
-      if (inherited.protocol) Object.assign(options, this.#protocolOptions(filename));
-      else options['file'] = this.#protocolOptions(filename);
-    }
+    const options = this.#placeFilename(this.toOptions(spec, driver), inherited.protocol);
     return this.#openOptions(options, inherited);
   }
 
@@ -273,7 +285,7 @@ export class BlockGraph {
       let probed = false;
       if (driverName === undefined) {
         if (options['file'] === undefined) throw new BlockError('INVALID_ARGUMENT', 'Must specify either driver or file');
-        const file = await this.#openChildNode('file', this.#asProtocol(options['file']), { ...own, ...childInheritance(own), protocol: true });
+        const file = await this.#openChildNode('file', options['file'], { ...own, ...childInheritance(own), protocol: true });
         delete options['file'];
         opened.push(new BlockChild('file', 'image', file));
         driverName = await this.#probe(file, own);
@@ -301,8 +313,7 @@ export class BlockGraph {
           continue;
         }
         delete options[childName];
-        const protocol = own.protocol || driver.kind === 'format';
-        const childNode = await this.#openChildNode(childName, mayProbe ? reference : this.#asProtocol(reference), { ...own, ...childInheritance(own), protocol });
+        const childNode = await this.#openChildNode(childName, reference, { ...own, ...childInheritance(own), protocol: !mayProbe });
         this.#link(node, childName, role, childNode);
         childNode.holds--;
       }
@@ -381,13 +392,6 @@ export class BlockGraph {
     const edge = this.#link(node, name, reference.role, child);
     child.holds--;
     return edge;
-  }
-
-  /** A bare filename where no format is expected stands for the file itself. */
-  #asProtocol(reference: unknown): unknown {
-    if (!isDictionary(reference) || reference['driver'] !== undefined || reference['file'] !== undefined) return reference;
-    const { filename, ...rest } = reference;
-    return typeof filename === 'string' && !isJsonFilename(filename) ? { ...this.#protocolOptions(filename), ...rest } : reference;
   }
 
   async #openChildNode(name: string, reference: unknown, inherited: Inherited): Promise<BlockNode> {
@@ -500,6 +504,16 @@ function unknownDriver(name: string): BlockError {
 
 function isDictionary(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** `over` wins; dictionaries are merged. */
+function mergeOptions(base: Record<string, unknown>, over: Record<string, unknown>): Record<string, unknown> {
+  const merged = { ...base };
+  for (const [key, value] of Object.entries(over)) {
+    const below = merged[key];
+    merged[key] = isDictionary(below) && isDictionary(value) ? mergeOptions(below, value) : value;
+  }
+  return merged;
 }
 
 function takeString(options: Record<string, unknown>, key: string): string | undefined {

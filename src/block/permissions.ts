@@ -66,8 +66,9 @@ function refresh(node: BlockNode, undo: (() => void)[]): void {
     throw new BlockError('PERMISSION', 'Block node is read-only', { node: node.name });
   }
   for (const child of node.children.values()) {
-    const wanted = childPermissions(child.role, node, take, share);
-    if (child.role === 'cow') wanted.take &= Perm.CONSISTENT_READ;
+    const usual = childPermissions(child.role, node, take, share);
+    if (child.role === 'cow') usual.take &= Perm.CONSISTENT_READ;
+    const wanted = node.ops.childPermissions?.(child.name, usual) ?? usual;
     const before = { take: child.take, share: child.share };
     child.take = wanted.take;
     child.share = node.settings.forceShare ? Perm.ALL : wanted.share;

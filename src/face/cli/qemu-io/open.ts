@@ -32,14 +32,14 @@ export async function openForCommands(request: OpenRequest): Promise<OpenImage> 
   if (request.nativeAio && !cache.direct) {
     throw new BlockError('INVALID_ARGUMENT', 'aio=native was specified, but it requires cache.direct=on, which was not specified.');
   }
-  let options = mergeOptions(graph, request.filename, request.options);
+  let options: Options = { ...request.options, ...(request.filename !== undefined && { filename: request.filename }) };
   let folder: string | undefined;
   if (request.temporary && !readOnly) {
     folder = mkdtempSync(join(tmpdir(), 'vdisk-snapshot-'));
     options = await overlay(graph, options, join(folder, 'overlay.qcow2'));
   }
   try {
-    const backend = await graph.openBackend(copyOnRead ? { driver: 'copy-on-read', file: options } : options, {
+    const backend = await graph.openBackend(copyOnRead ? { driver: 'copy-on-read', file: asImage(options) } : options, {
       readOnly,
       discard: request.unmap ? 'unmap' : 'ignore',
       cache,
@@ -54,19 +54,10 @@ export async function openForCommands(request: OpenRequest): Promise<OpenImage> 
   }
 }
 
-/** One dictionary of a filename and options given beside it, which win. */
-function mergeOptions(graph: BlockGraph, filename: string | undefined, given: Options): Options {
-  if (filename === undefined) return given;
-  const { driver, file, ...rest } = given;
-  const named = typeof driver === 'string' ? driver : undefined;
-  const inner = isDictionary(file) ? file : {};
-  if ('filename' in inner) throw new BlockError('INVALID_ARGUMENT', "Can't specify 'file' and 'filename' options at the same time");
-  const innerDriver = typeof inner['driver'] === 'string' ? graph.drivers.get(inner['driver']) : undefined;
-  const base = innerDriver === undefined
-    ? graph.toOptions(filename, named)
-    : { file: innerDriver.parseFilename?.(filename) ?? { filename }, ...(named !== undefined && { driver: named }) };
-  const baseFile = base['file'];
-  return { ...base, ...(isDictionary(baseFile) && { file: { ...baseFile, ...inner } }), ...rest } as Options;
+/** Where a file would be meant, a bare filename has to be said to be an image's. */
+function asImage(options: Options): Options {
+  const { filename, ...rest } = options;
+  return filename === undefined || rest['driver'] !== undefined || rest['file'] !== undefined ? options : { ...rest, file: { filename } };
 }
 
 async function overlay(graph: BlockGraph, backing: Options, filename: string): Promise<Options> {
@@ -75,8 +66,4 @@ async function overlay(graph: BlockGraph, backing: Options, filename: string): P
   await base.close();
   await createImageFile(graph, { filename, format: 'qcow2', size });
   return { driver: 'qcow2', file: { driver: 'file', filename }, backing: { ...backing, 'read-only': true } };
-}
-
-function isDictionary(value: unknown): value is Record<string, unknown> & Options {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
