@@ -1,14 +1,21 @@
 /** Part of a check: whether "refcount is exactly one" marks in the active tables tell the truth. */
+import { BlockError, strerror } from '../../block/errors.js';
 import { run } from '../../util/steps.js';
 import { StoredRefcounts, storedRefcount } from './check-refcounts.js';
 import { hexEntry, type CheckJob } from './check-walk.js';
+import { Structure } from './overlap.js';
 import { clusterKind, ClusterKind, COPIED_HI, entryHi, entryLo, entryOffset, setEntry, viewOf } from './tables.js';
 
-/** Compares COPIED marks of active L1 and L2 entries with the refcounts in the file, and corrects them if errors are to be repaired. */
+/**
+ * Compares COPIED marks of active L1 and L2 entries with the refcounts in the file, and corrects them if errors are to be repaired, or
+ * leaks are and the refcounts have turned out to be right.
+ */
 export async function checkCopiedFlags(job: CheckJob): Promise<void> {
-  const { image, result, report, repairErrors } = job;
+  const { image, result, report } = job;
   const { clusterSize } = image.geometry;
-  const prefix = repairErrors ? 'Repairing' : 'ERROR';
+  const sound = result.checkErrors === 0 && result.corruptions === 0 && result.leaks === 0;
+  const repair = job.repairErrors || (job.repairLeaks && sound);
+  const prefix = repair ? 'Repairing' : 'ERROR';
   const stored = new StoredRefcounts(image);
   const table = new Uint8Array(image.header.l1Size * 8);
   await image.file.read(image.header.l1Offset, table);
@@ -17,7 +24,7 @@ export async function checkCopiedFlags(job: CheckJob): Promise<void> {
   let repairs = 0;
   const mismatch = (line: string): void => {
     report(`${prefix} ${line}`);
-    if (repairErrors) repairs++;
+    if (repair) repairs++;
     else result.corruptions++;
   };
 
@@ -31,19 +38,19 @@ export async function checkCopiedFlags(job: CheckJob): Promise<void> {
     if (refcount === undefined) continue;
     if ((refcount === 1) !== ((hi & COPIED_HI) !== 0)) {
       mismatch(`OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${hexEntry(hi, lo)} refcount=${refcount}`);
-      if (repairErrors) {
+      if (repair) {
         setEntry(l1, index, withCopied(hi, refcount), lo);
         await image.file.write(image.header.l1Offset + index * 8, table.subarray(index * 8, index * 8 + 8));
       }
     }
     await image.file.read(offset, buffer);
-    if (await checkL2(job, stored, viewOf(buffer), mismatch)) await image.file.write(offset, buffer);
+    if ((await checkL2(job, stored, viewOf(buffer), mismatch)) && repair) await writeL2(job, offset, buffer);
   }
   result.corruptionsFixed += repairs;
   if (repairs > 0) await run(image.flush());
 }
 
-/** Whether anything in the table was corrected. */
+/** Corrects the table in memory; whether anything was to be corrected. */
 async function checkL2(job: CheckJob, stored: StoredRefcounts, view: DataView, mismatch: (line: string) => void): Promise<boolean> {
   const { image } = job;
   const { extended, l2Entries, clusterSize } = image.geometry;
@@ -61,11 +68,28 @@ async function checkL2(job: CheckJob, stored: StoredRefcounts, view: DataView, m
     const refcount = dataFile ? 1 : stored.isLoaded(block) ? stored.get(cluster) : await refcountOrUndefined(stored, cluster);
     if (refcount === undefined || (refcount === 1) === ((hi & COPIED_HI) !== 0)) continue;
     mismatch(`OFLAG_COPIED data cluster: l2_entry=${hexEntry(hi, lo)} refcount=${refcount}`);
-    if (!job.repairErrors) continue;
     setEntry(view, index * step, withCopied(hi, refcount), lo);
     changed = true;
   }
   return changed;
+}
+
+async function writeL2({ image, result, report }: CheckJob, offset: number, table: Uint8Array): Promise<void> {
+  const text = (error: unknown): string => (error instanceof BlockError ? strerror(error.errno) : String(error));
+  try {
+    image.checkOverlap(offset, table.length, Structure.ACTIVE_L2);
+  } catch (error) {
+    result.checkErrors++;
+    report(`ERROR: Could not write L2 table; metadata overlap check failed: ${text(error)}`);
+    throw error;
+  }
+  try {
+    await image.file.write(offset, table);
+  } catch (error) {
+    result.checkErrors++;
+    report(`ERROR: Could not write L2 table: ${text(error)}`);
+    throw error;
+  }
 }
 
 async function refcountOrUndefined(stored: StoredRefcounts, cluster: number): Promise<number | undefined> {

@@ -1,8 +1,9 @@
 /** Second half of a check: what was counted against the refcounts in the file; their repair, and building them anew. */
-import { BlockError, strerror } from '../../block/errors.js';
+import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
 import { isPromise } from '../../util/maybe.js';
 import { run } from '../../util/steps.js';
-import type { CheckJob, Walk } from './check-walk.js';
+import { offsetLimit, type CheckJob, type Walk } from './check-walk.js';
+import { hex } from './geometry.js';
 import type { Qcow2Image } from './image.js';
 import { entryHi, entryLo, readRefcount, refcountBlockOffset, refcountsPerBlock, viewOf, writeRefcount, writeU64 } from './tables.js';
 
@@ -39,9 +40,10 @@ export class StoredRefcounts {
     try {
       if (this.#offset % this.#image.geometry.clusterSize !== 0) {
         this.#image.signalCorruption(
-          `Refblock offset 0x${this.#offset.toString(16)} unaligned (reftable index: ${index === 0 ? '0' : `0x${index.toString(16)}`})`,
+          `Refblock offset ${hex(this.#offset)} unaligned (reftable index: ${hex(index)})`,
           { fatal: true });
       }
+      if (this.#offset >= offsetLimit) throw systemError(Errno.EIO);
       await this.#image.file.read(this.#offset, this.#block);
     } catch (error) {
       this.#failure = error;
@@ -65,9 +67,9 @@ export class StoredRefcounts {
     this.#changed = true;
   }
 
-  /** Writes the block in memory back, if it changed. */
+  /** Writes the block in memory back, if it changed. An image that turned out corrupt on the way takes no such writes any more. */
   async flush(): Promise<void> {
-    if (!this.#changed) return;
+    if (!this.#changed || this.#image.dead) return;
     this.#changed = false;
     await this.#image.file.write(this.#offset, this.#block);
   }

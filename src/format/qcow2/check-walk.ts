@@ -1,10 +1,12 @@
 /** First half of a check: walks everything the image refers to and counts references. */
-import { strerror } from '../../block/errors.js';
+import { Errno, strerror, systemError } from '../../block/errors.js';
 import type { CheckResult } from '../../block/facets.js';
 import { run } from '../../util/steps.js';
 import { ReferenceCounts } from './check-references.js';
 import { maxL1Bytes } from './header.js';
+import { hex } from './geometry.js';
 import type { Qcow2Image } from './image.js';
+import { Structure } from './overlap.js';
 import type { SnapshotTable } from './snapshot-table.js';
 import {
   bitmapTableEntryHasReservedBits, clusterKind, ClusterKind, compressedLength, compressedOffset, COPIED_HI, entryHi, entryLo, entryOffset,
@@ -22,6 +24,9 @@ export interface CheckJob {
   /** Snapshot table as the check found (and mended) it. */
   snapshots: SnapshotTable;
 }
+
+/** Offsets from here on are no offsets: reading there fails. */
+export const offsetLimit = 2 ** 63;
 
 /** Everything the image refers to. `rebuild`: the refcount structures are beyond simple repair. */
 export interface Walk { readonly references: ReferenceCounts; rebuild: boolean }
@@ -81,7 +86,7 @@ class Walker implements Walk {
   }
 
   #count(offset: number, length: number): void {
-    if (length <= 0) return;
+    if (length <= 0 || offset >= offsetLimit) return;
     const { clusterSize } = this.#job.image.geometry;
     if (offset + length - this.#fileSize >= clusterSize) {
       this.#corruption('ERROR: counting reference for region exceeding the end of the file by one cluster or more: '
@@ -104,9 +109,9 @@ class Walker implements Walk {
     const { clusterSize } = this.#job.image.geometry;
     const name = `ERROR snapshot ${snapshot.id} (${snapshot.name})`;
     if (snapshot.l1Offset % clusterSize !== 0) {
-      this.#corruption(`${name} l1_offset=${hash(snapshot.l1Offset)}: L1 table is not cluster aligned; snapshot table entry corrupted`);
+      this.#corruption(`${name} l1_offset=${hex(snapshot.l1Offset)}: L1 table is not cluster aligned; snapshot table entry corrupted`);
     } else if (snapshot.l1Size * 8 > maxL1Bytes) {
-      this.#corruption(`${name} l1_size=${hash(snapshot.l1Size)}: L1 table is too large; snapshot table entry corrupted`);
+      this.#corruption(`${name} l1_size=${hex(snapshot.l1Size)}: L1 table is too large; snapshot table entry corrupted`);
     } else {
       await this.#l1(snapshot.l1Offset, snapshot.l1Size, false);
     }
@@ -119,6 +124,7 @@ class Walker implements Walk {
     this.#count(offset, entries * 8);
     const table = new Uint8Array(entries * 8);
     try {
+      if (offset >= offsetLimit) throw systemError(Errno.EIO);
       await image.file.read(offset, table);
     } catch (error) {
       this.#checkError('ERROR: I/O error in check_refcounts_l1');
@@ -126,7 +132,6 @@ class Walker implements Walk {
     }
     const view = viewOf(table);
     const buffer = new Uint8Array(clusterSize);
-    const fragments = active ? { next: 0 } : undefined;
     for (let index = 0; index < entries; index++) {
       const hi = entryHi(view, index);
       const lo = entryLo(view, index);
@@ -138,7 +143,7 @@ class Walker implements Walk {
       if (l2Offset % clusterSize !== 0) {
         this.#corruption(`ERROR l2_offset=${l2Offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`);
       }
-      await this.#l2(l2Offset, buffer, fragments);
+      await this.#l2(l2Offset, buffer, active ? { next: 0 } : undefined);
     }
   }
 
@@ -165,7 +170,7 @@ class Walker implements Walk {
         this.#compressed(index, hi, lo, zeroBits !== 0 || allocatedBits !== 0, fragments);
         continue;
       }
-      if (l2EntryHasReservedBits(hi, lo, extended)) this.#corruption(`ERROR found l2 entry with reserved bits set: ${hexEntry(hi, lo)}`);
+      if (l2EntryHasReservedBits(hi, lo)) this.#corruption(`ERROR found l2 entry with reserved bits set: ${hexEntry(hi, lo)}`);
       if (kind === ClusterKind.UNALLOCATED && allocatedBits !== 0) {
         this.#corruption('ERROR: Unallocated cluster has non-zero subcluster allocation map');
       }
@@ -183,7 +188,7 @@ class Walker implements Walk {
     const { image, result } = this.#job;
     const { clusterBits } = image.geometry;
     if ((hi & COPIED_HI) !== 0) {
-      this.#corruption(`ERROR: coffset=0x${hexEntry(hi & ~COPIED_HI, lo)}: copied flag must never be set for compressed clusters`);
+      this.#corruption(`ERROR: coffset=0x${compressedOffset(hi, lo, clusterBits).toString(16)}: copied flag must never be set for compressed clusters`);
     }
     if (image.dataFile !== image.file) {
       this.#corruption(`ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(hi, lo)}`);
@@ -227,16 +232,22 @@ class Walker implements Walk {
 
   /** Replaces an L2 entry by one without a place; it reads as zero as before. */
   async #makePlainZero(tableOffset: number, index: number): Promise<void> {
-    const { image, result, report } = this.#job;
+    const { image } = this.#job;
     const { extended, l2EntrySize } = image.geometry;
     const entry = new Uint8Array(l2EntrySize);
     if (extended) setEntry(viewOf(entry), 1, 0xffff_ffff, 0);
     else setEntry(viewOf(entry), 0, 0, ZERO_LO);
+    const place = tableOffset + index * l2EntrySize;
     try {
-      await image.file.write(tableOffset + index * l2EntrySize, entry);
+      image.checkOverlap(place, entry.length, Structure.ACTIVE_L2 | Structure.INACTIVE_L2);
     } catch (error) {
-      result.checkErrors++;
-      report(`ERROR: Failed to overwrite L2 table entry: ${errorText(error)}`);
+      this.#checkError('ERROR: Overlap check failed');
+      throw error;
+    }
+    try {
+      await image.file.write(place, entry);
+    } catch (error) {
+      this.#checkError(`ERROR: Failed to overwrite L2 table entry: ${errorText(error)}`);
       throw error;
     }
   }
@@ -324,9 +335,4 @@ class Walker implements Walk {
 
 function errorText(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
-}
-
-/** printf's %#x: no prefix for zero. */
-function hash(value: number): string {
-  return value === 0 ? '0' : `0x${value.toString(16)}`;
 }

@@ -8,7 +8,7 @@ import { Incompatible } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { overhanging, readSnapshotTable, storeSnapshotTable, type SnapshotTable } from './snapshot-table.js';
 import { checkCopiedFlags } from './check-copied.js';
-import { maxSnapshots } from './tables.js';
+import { maxSnapshotExtraSize, maxSnapshots } from './tables.js';
 
 export type CheckOptions = Parameters<CheckFacet['check']>[0];
 
@@ -64,32 +64,38 @@ async function readSnapshots(job: CheckJob, reportError: (line: string) => void)
   job.snapshots = image.snapshots = { entries: table.entries, size: table.size };
   const damage = surplus + table.damage.cut + table.damage.dropped;
   result.corruptions += damage;
+  const incomplete = countIncomplete(job);
   if (surplus + table.damage.dropped > 0) {
     await run(image.updateHeader({ snapshotCount: table.entries.length }));
     result.corruptionsFixed += surplus + table.damage.dropped;
     result.corruptions -= surplus + table.damage.dropped;
   }
-  return damage;
+  return damage + incomplete;
 }
 
-/** Version 3 wants 16 bytes of extra data in each entry. Rewriting the table supplies them, and drops what was cut. */
+/** Version 3 wants 16 bytes of extra data in each entry; returns how many entries have less. */
+function countIncomplete({ image, result, report, repairErrors, snapshots: { entries } }: CheckJob): number {
+  if (image.header.version < 3) return 0;
+  let incomplete = 0;
+  entries.forEach((entry, index) => {
+    if (entry.extraSize >= 16) return;
+    report(`${repairErrors ? 'Repairing' : 'ERROR'} snapshot table entry ${index} is incomplete`);
+    incomplete++;
+  });
+  result.corruptions += incomplete;
+  return incomplete;
+}
+
+/** Writes the table again, with all data that each entry needs and without what was cut. */
 async function mendSnapshots(job: CheckJob, damage: number): Promise<void> {
   const { image, result, report, snapshots: { entries } } = job;
-  let incomplete = 0;
-  if (image.header.version >= 3) {
-    entries.forEach((entry, index) => {
-      if (entry.extraSize >= 16) return;
-      report(`${job.repairErrors ? 'Repairing' : 'ERROR'} snapshot table entry ${index} is incomplete`);
-      incomplete++;
-    });
-  }
-  result.corruptions += incomplete;
-  if (!job.repairErrors || damage + incomplete === 0) return;
-  const open = incomplete + entries.filter((entry) => entry.extraSize > 1024).length;
+  if (!job.repairErrors || damage === 0) return;
+  const open = entries.filter(({ extraSize }) => extraSize > maxSnapshotExtraSize || (extraSize < 16 && image.header.version >= 3)).length;
   try {
     await run(image.reload());
     image.snapshots = job.snapshots;
     await storeSnapshotTable(image, entries);
+    await run(image.flushMetadata());
   } catch (error) {
     result.checkErrors++;
     report(`ERROR failed to update snapshot table: ${error instanceof Error ? error.message : String(error)}`);

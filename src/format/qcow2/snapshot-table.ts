@@ -114,7 +114,7 @@ export function* writeSnapshotTable(image: Qcow2Image, entries: SnapshotEntry[])
     throw error;
   }
   image.snapshots = { entries, size: bytes.length };
-  if (old.size > 0) yield* image.refcounts.update(old.offset, old.size, -1, 'snapshot');
+  if (old.size > 0) yield* image.refcounts.free(old.offset, old.size, 'snapshot');
 }
 
 /** {@link writeSnapshotTable} as a promise, for a check. */

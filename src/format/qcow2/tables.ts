@@ -53,9 +53,9 @@ export function l1EntryHasReservedBits(hi: number, lo: number): boolean {
   return (hi & 0x7f00_0000) !== 0 || (lo & 0x1ff) !== 0;
 }
 
-/** Whether a standard (not compressed) L2 entry sets bits that are reserved: 1 to 8 (0 too with extended entries) and 56 to 61. */
-export function l2EntryHasReservedBits(hi: number, lo: number, extended: boolean): boolean {
-  return (hi & 0x3f00_0000) !== 0 || (lo & (extended ? 0x1ff : 0x1fe)) !== 0;
+/** Whether an L2 entry (not a compressed one) sets bits that are reserved: 1 to 8 and 56 to 61. The peer does not mind bit 0 of extended entries. */
+export function l2EntryHasReservedBits(hi: number, lo: number): boolean {
+  return (hi & 0x3f00_0000) !== 0 || (lo & 0x1fe) !== 0;
 }
 
 /** Whether a refcount table entry sets bits that are reserved: 0 to 8. */
