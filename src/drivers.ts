@@ -2,6 +2,8 @@
 import type { BlockDriver } from './block/driver.js';
 import { DriverRegistry } from './block/registry.js';
 import { blkdebug } from './filter/blkdebug/index.js';
+import { blkverify } from './filter/blkverify/index.js';
+import { copyOnRead } from './filter/copy-on-read/index.js';
 import { qcow2 } from './format/qcow2/index.js';
 import { raw } from './format/raw/index.js';
 import { file, hostDevice } from './protocol/file/index.js';
@@ -10,7 +12,7 @@ import { nbd } from './protocol/nbd/index.js';
 import { nullAio, nullCo } from './protocol/null/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, file, hostDevice, memory, nbd, nullAio, nullCo, qcow2, raw,
+  blkdebug, blkverify, copyOnRead, file, hostDevice, memory, nbd, nullAio, nullCo, qcow2, raw,
 ];
 
 /** A registry with every driver vdisk has. */

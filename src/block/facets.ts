@@ -82,6 +82,8 @@ export interface FormatInfoFacet {
   /** QAPI's ImageInfoSpecific: {type, data}; undefined where the format has none. Key names as in QAPI ('compat', 'lazy-refcounts'). */
   specific(): { readonly type: string; readonly data: Readonly<Record<string, OptionValue>> } | undefined;
   readonly clusterSize?: number;
+  /** Granularity of allocation, where it is finer. */
+  readonly subclusterSize?: number;
   /** Where VM state begins in the format's address space. */
   readonly vmStateOffset?: number;
   /** The image needs a check (dirty flag set). */

@@ -1,10 +1,13 @@
 /** A layer that hands every request on to one child: what filters, and raw, start from. */
-import type { MaybePromise } from '../util/maybe.js';
+import { andThen, type MaybePromise } from '../util/maybe.js';
 import type { BlockChild } from './child.js';
 import { BlockOps, Req, type Capabilities, type LayerExtent, type ResizeOptions } from './driver.js';
 import type { Facets } from './facets.js';
 
 const passedFlags = Req.FUA | Req.UNCHANGED | Req.SERIALISING;
+
+/** Facets by which requests would pass a layer by. */
+const bypasses: ReadonlySet<keyof Facets> = new Set(['descriptor', 'copyRange']);
 
 /** What a passthrough layer over `child` can do: as much as the node below. */
 export function passthroughCapabilities(child: BlockChild): Capabilities {
@@ -51,7 +54,9 @@ export abstract class FilterOps extends BlockOps {
   }
 
   override flush(): MaybePromise<void> {
-    return this.child.flush();
+    const below = this.child.node.ops;
+    if (below.debugEvent === undefined) return this.child.flush();
+    return andThen(below.debugEvent('flush_to_os'), () => andThen(below.debugEvent?.('flush_to_disk'), () => this.child.flush()));
   }
 
   status(offset: number, length: number, _wantZero: boolean): MaybePromise<LayerExtent> {
@@ -67,7 +72,7 @@ export abstract class FilterOps extends BlockOps {
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
-    return this.child.facet(name);
+    return bypasses.has(name) ? undefined : this.child.facet(name);
   }
 
   close(): Promise<void> {

@@ -17,6 +17,7 @@ export interface ExtraPermissions {
 export class BlkdebugOps extends FilterOps {
   override readonly limits: BlockLimits;
   readonly #script: DebugScript;
+  readonly #facets: Partial<Facets>;
   readonly #permissions: ExtraPermissions;
   readonly #config: string | undefined;
   readonly #isPlain: boolean;
@@ -25,6 +26,7 @@ export class BlkdebugOps extends FilterOps {
   constructor(image: BlockChild, script: DebugScript, limits: BlockLimits, permissions: ExtraPermissions, config: string | undefined, isPlain: boolean) {
     super(image);
     this.#script = script;
+    this.#facets = { blkdebug: script };
     this.limits = limits;
     this.#permissions = permissions;
     this.#config = config;
@@ -66,7 +68,7 @@ export class BlkdebugOps extends FilterOps {
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
-    return (name === 'blkdebug' ? this.#script : undefined) as Facets[K] | undefined;
+    return name === 'allocatedSize' ? undefined : this.#facets[name] ?? super.facet(name);
   }
 
   override filename(): string | undefined {

@@ -3,6 +3,7 @@ import type { BlockBackend } from '../../../block/child.js';
 import type { BlockGraph } from '../../../block/graph.js';
 import { BlockError, strerror } from '../../../block/errors.js';
 import { refreshPermissions } from '../../../block/permissions.js';
+import { ExitError } from '../output.js';
 import { Getopt, GetoptError, type ParsedOption } from '../getopt.js';
 
 /** Where a command's output goes. */
@@ -149,8 +150,12 @@ export function wrongUsage(command: Command): CommandFailure {
   return new CommandFailure(usageLine(command).trimEnd());
 }
 
-/** `what failed: reason` for a request that failed. Errors that are none of the engine's are thrown on. */
-export function requestFailure(what: string, error: unknown): CommandFailure {
+/** `what failed: reason` for a request that failed. What blkverify found ends the tool. Errors that are none of the engine's are thrown on. */
+export function requestFailure(what: string, error: unknown, { io }: Session): CommandFailure {
   if (!(error instanceof BlockError)) throw error;
+  if (error.context.driver === 'blkverify' && error.context.op === 'verify') {
+    io.err(`${error.message}\n`);
+    throw new ExitError(1);
+  }
   return new CommandFailure(`${what} failed: ${strerror(error.errno)}`, { cause: error });
 }

@@ -21,7 +21,7 @@ function start(session: Session, what: string, request: () => MaybePromise<void>
   }));
   session.track(Promise.resolve(result).then(
     () => say(done),
-    (error: unknown) => say(() => session.io.out(`${requestFailure(what, error).message}\n`))));
+    (error: unknown) => say(() => session.io.out(`${requestFailure(what, error, session).message}\n`))));
 }
 
 export const aioRead: Command = {

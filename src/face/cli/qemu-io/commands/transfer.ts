@@ -23,7 +23,7 @@ async function perform(session: Session, what: string, request: () => MaybePromi
     await request();
   } catch (error) {
     await session.settle();
-    throw requestFailure(what, error);
+    throw requestFailure(what, error, session);
   }
   await session.settle();
 }
