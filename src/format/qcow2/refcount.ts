@@ -320,7 +320,7 @@ export class Refcounts {
     const image = this.#image;
     const size = this.#clusterSize;
     const area = Math.ceil(Math.max(cluster + 1, blockOffset / size) / this.perBlock) * this.perBlock;
-    const { blocks, entries, clusters } = this.#planTable(area, index);
+    const { blocks, entries, clusters } = this.#planTable(area);
     if (entries * 8 > maxRefcountTableBytes) throw systemError(Errno.EFBIG);
     const table = new Uint8Array(clusters * size);
     table.set(new Uint8Array(this.table.buffer, this.table.byteOffset, this.table.byteLength));
@@ -363,17 +363,23 @@ export class Refcounts {
     this.firstFree = Math.min(freeFrom, this.firstFree);
   }
 
-  /** Size of the area for a larger table: blocks, then the table, starting with cluster `area`. */
-  #planTable(area: number, index: number): { blocks: number; entries: number; clusters: number } {
+  /**
+   * Size of the area for a larger table: blocks, then the table, starting with cluster `area`. There is room as if all blocks of the
+   * file lay behind `area`, and the table has half as many entries again, so that the next growth is far.
+   */
+  #planTable(area: number): { blocks: number; entries: number; clusters: number } {
     const perTableCluster = this.#clusterSize / 8;
-    const firstBlock = area / this.perBlock;
-    for (let blocks = 1, clusters = 0;;) {
-      const entries = Math.max(index + 1, firstBlock + blocks);
-      const wanted = Math.ceil(Math.ceil(entries * 1.5) / perTableCluster);
-      const needed = Math.ceil((blocks + wanted) / this.perBlock);
-      if (needed === blocks && wanted === clusters) return { blocks, entries: clusters * perTableCluster, clusters };
-      blocks = needed;
-      clusters = wanted;
-    }
+    const settle = (before: number): { blocks: number; table: number } => {
+      for (let blocks = 0, table = 0;;) {
+        const needed = Math.ceil((before + blocks + table) / this.perBlock);
+        const wanted = Math.ceil(needed / perTableCluster);
+        if (needed === blocks && wanted === table) return { blocks, table };
+        blocks = needed;
+        table = wanted;
+      }
+    };
+    const { blocks } = settle(area + Math.ceil(settle(area).table / 2));
+    const clusters = Math.ceil(Math.ceil(blocks * 1.5) / perTableCluster);
+    return { blocks: blocks - area / this.perBlock, entries: clusters * perTableCluster, clusters };
   }
 }
