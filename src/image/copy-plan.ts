@@ -22,7 +22,7 @@ export interface CopySegment {
 }
 
 export interface PlanControl {
-  /** Zeroes and gaps of an overlay's source past this size need no copy: the target's backing file ends there. */
+  /** The target is an overlay: what the sources leave to their bases is left to its backing file, which ends here. */
   readonly targetBackingSize?: number | undefined;
   /** Segments start and end at multiples of this (or at the end): clusters that are written whole. */
   readonly alignment: number;
@@ -91,10 +91,11 @@ export class CopyPlan {
   }
 
   #kind({ base }: CopySource, offset: number, { zero, data, depth }: ChainStatus): CopySegment['kind'] {
-    const overlay = this.#control.targetBackingSize !== undefined;
-    if (overlay && base !== undefined && depth === 0) return 'backing';
-    if (zero) return overlay && depth === 0 && offset >= this.#control.targetBackingSize! ? 'backing' : 'zero';
-    return data || !overlay ? 'data' : 'backing';
+    const { targetBackingSize } = this.#control;
+    if (targetBackingSize === undefined) return zero ? 'zero' : 'data';
+    const leftToBase = base !== undefined && depth === 0;
+    if (zero) return leftToBase && offset >= targetBackingSize ? 'backing' : 'zero';
+    return data && !leftToBase ? 'data' : 'backing';
   }
 
   #at(offset: number): { source: CopySource; start: number } {

@@ -73,7 +73,6 @@ class Copy {
 
   async run(): Promise<void> {
     if (this.#control.progress || this.#control.salvage) await run(this.#count());
-    this.#control.progress?.(0, 1);
     const workers = [];
     for (let i = 0; i < this.#control.parallel && this.#next < this.#plan.size; i++) {
       // Where nothing waits, the first does it all and the others find nothing left.
