@@ -83,7 +83,7 @@ export class GuestHistory {
 
   /** Records a write of whole sectors; call the result when it is acknowledged. */
   write(offset: number, data: Uint8Array, time: number): (time: number) => void {
-    const added = [];
+    const added: (typeof this.#versions)[number][] = [];
     for (let at = 0; at < data.length; at += SECTOR) {
       const version = { sector: (offset + at) / SECTOR, data: data.slice(at, at + SECTOR), submitted: time, acknowledged: Infinity };
       this.#versions.push(version);
