@@ -68,12 +68,19 @@ function torn(change: RecordedChange, random: () => number): RecordedChange[] {
   return [{ ...change, offset: start, length: end - start, ...(change.data && { data: change.data.slice(start - change.offset, end - change.offset) }) }];
 }
 
+interface GuestWrite {
+  readonly sector: number;
+  readonly data: Uint8Array;
+  readonly submitted: number;
+  acknowledged: number;
+}
+
 /**
  * What a guest may find after a cut: per 512-byte sector the content last made durable, or any version written since.
  * The guest calls write() with the recording's time before and after each of its requests.
  */
 export class GuestHistory {
-  readonly #versions: { readonly sector: number; readonly data: Uint8Array; readonly submitted: number; acknowledged: number }[] = [];
+  readonly #versions: GuestWrite[] = [];
   readonly #flushes: { readonly submitted: number; readonly acknowledged: number }[] = [];
   readonly #initial: Uint8Array;
 
@@ -83,7 +90,7 @@ export class GuestHistory {
 
   /** Records a write of whole sectors; call the result when it is acknowledged. */
   write(offset: number, data: Uint8Array, time: number): (time: number) => void {
-    const added: (typeof this.#versions)[number][] = [];
+    const added: GuestWrite[] = [];
     for (let at = 0; at < data.length; at += SECTOR) {
       const version = { sector: (offset + at) / SECTOR, data: data.slice(at, at + SECTOR), submitted: time, acknowledged: Infinity };
       this.#versions.push(version);
