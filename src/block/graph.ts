@@ -473,8 +473,7 @@ export class BlockGraph {
   }
 
   async #closeIfUnused(node: BlockNode): Promise<void> {
-    if (node.holds > 0) return;
-    if (node.parents.size > 0) {
+    if (node.holds > 0 || node.parents.size > 0) {
       refreshPermissions(node);
       return;
     }

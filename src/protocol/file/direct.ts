@@ -1,5 +1,6 @@
 /** Moving bytes past the page cache (O_DIRECT), through memory aligned as devices want it. */
 import { readSync } from 'node:fs';
+import { andThen, type MaybePromise } from '../../util/maybe.js';
 import { readLater, type Transfer, writeLater } from './transfer.js';
 
 const slotSize = 1 << 20;
@@ -60,14 +61,13 @@ export class DirectTransfer implements Transfer {
   }
 
   #pieces(length: number, at: number, move: (slot: Uint8Array, at: number) => Promise<void>): Promise<void> {
-    return this.#takeSlot()
-      .then((slot) => move(slot.subarray(0, Math.min(slotSize, length - at)), at).finally(() => this.#giveBack(slot)))
-      .then(() => at + slotSize < length ? this.#pieces(length, at + slotSize, move) : undefined);
+    const moved = andThen(this.#takeSlot(), (slot) =>
+      move(slot.subarray(0, Math.min(slotSize, length - at)), at).finally(() => this.#giveBack(slot)));
+    return Promise.resolve(moved).then(() => at + slotSize < length ? this.#pieces(length, at + slotSize, move) : undefined);
   }
 
-  #takeSlot(): Promise<Uint8Array> {
-    const slot = this.#free.pop();
-    return slot ? Promise.resolve(slot) : new Promise((resolve) => this.#waiting.push(resolve));
+  #takeSlot(): MaybePromise<Uint8Array> {
+    return this.#free.pop() ?? new Promise((resolve) => this.#waiting.push(resolve));
   }
 
   #giveBack(slot: Uint8Array): void {

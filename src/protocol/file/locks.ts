@@ -33,8 +33,8 @@ export class PermissionLocks {
     try {
       this.#lock(usedBytes, newlyUsed);
       this.#lock(unsharedBytes, newlyUnshared);
-      this.#refuseConflicts(unsharedBytes, take, 'Failed to get');
-      this.#refuseConflicts(usedBytes, unshared, 'Failed to get shared');
+      this.#refuseConflicts(unsharedBytes, newlyUsed, 'Failed to get');
+      this.#refuseConflicts(usedBytes, newlyUnshared, 'Failed to get shared');
     } catch (error) {
       this.#unlock(usedBytes, newlyUsed);
       this.#unlock(unsharedBytes, newlyUnshared);

@@ -155,7 +155,7 @@ export class FileOps extends BlockOps {
     if (this.#isDevice) {
       if (preallocation !== 'off') throw new BlockError('NOT_SUPPORTED', `Preallocation mode '${preallocation}' unsupported for this non-regular file`);
       if (exact && size !== this.#size) throw new BlockError('NOT_SUPPORTED', 'Cannot resize device files', { errno: Errno.ENOTSUP });
-      if (size > this.#size) throw new BlockError('INVALID_ARGUMENT', 'Cannot grow device files', { errno: Errno.EINVAL });
+      if (size > this.#size) throw new BlockError('NO_SPACE', 'Cannot grow device files', { errno: Errno.ENOSPC });
       return;
     }
     this.#forgetData();
@@ -211,6 +211,7 @@ export class FileOps extends BlockOps {
     const copyRange: CopyRangeFacet = { copyFrom: (source, sourceOffset, offset, length) => this.#copyFrom(source.fd, sourceOffset, offset, length) };
     return {
       descriptor,
+      formatInfo: { specific: () => ({ type: 'file', data: {} }) },
       allocatedSize: { allocatedSize: () => statFile(this.#fd).then(({ blocks }) => blocks * 512) },
       ...(this.#native && { copyRange }),
     };
