@@ -316,3 +316,67 @@ describe('in transmission', () => {
     }
   });
 });
+
+describe('streams with random damage', () => {
+  /** A byte flipped, a piece cut out or doubled, or the rest cut off. */
+  function damage(bytes: Uint8Array, seed: number): Uint8Array {
+    let state = seed;
+    const pick = (below: number): number => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return Math.floor((state / 2 ** 32) * below);
+    };
+    const copy = Buffer.from(bytes);
+    const at = pick(copy.length);
+    const to = Math.min(copy.length, at + 1 + pick(24));
+    switch (pick(4)) {
+      case 0: return copy.subarray(0, at);
+      case 1: return Buffer.concat([copy.subarray(0, at), copy.subarray(to)]);
+      case 2: return Buffer.concat([copy.subarray(0, to), copy.subarray(at)]);
+      default:
+        copy[at]! ^= 1 << pick(8);
+        return copy;
+    }
+  }
+
+  test('end in data or in an error, never in silence', async () => {
+    const kinds = { data: 0, error: 0 };
+    for (let seed = 1; seed <= 300; seed++) {
+      await listen({
+        option: (option, socket) => {
+          if (option !== Option.GO || seed % 3 !== 0) return undefined;
+          socket.end(damage(honestAnswer(option), seed));
+          return 'silent';
+        },
+        request: (request, socket) => {
+          const header = new Uint8Array(20);
+          const reply = (type: number, payload: Uint8Array, done: number): Uint8Array => {
+            putStructuredReply(header, 0, done, type, request.cookieHigh, request.cookieLow, payload.length);
+            return concat(header, payload);
+          };
+          const data = new Uint8Array(8 + 2048).fill(0xab);
+          putU64(data, 0, request.offset);
+          const hole = new Uint8Array(12);
+          putU64(hole, 0, request.offset + 2048);
+          putU32(hole, 8, 2048);
+          const error = encodeErrorPayload(5, 'no');
+          const parts = [reply(Chunk.OFFSET_HOLE, hole, 0), reply(Chunk.OFFSET_DATA, data, 0), seed % 2 === 0 ? reply(Chunk.ERROR, error, 1) : reply(Chunk.NONE, new Uint8Array(0), 1)];
+          socket.end(damage(concat(...parts), seed));
+        },
+      });
+      const target = new Uint8Array(4096);
+      const disk = await open().catch((error: unknown) => error);
+      const outcome = disk instanceof Error ? disk : await Promise.resolve((disk as BlockBackend).read(8192, target)).then(() => 'data', (error: unknown) => error);
+      if (outcome === 'data') kinds.data++;
+      else {
+        expect(outcome, `seed ${seed}`).toBeInstanceOf(BlockError);
+        kinds.error++;
+      }
+      for (const socket of sockets) socket.destroy();
+      sockets.clear();
+      server?.close();
+      rmSync(path, { force: true });
+    }
+    expect(kinds.data).toBeGreaterThan(10);
+    expect(kinds.error).toBeGreaterThan(100);
+  });
+});
