@@ -1,5 +1,5 @@
 import type { BlockChild } from '../../block/child.js';
-import { Req, unlimited, type BlockLimits, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
+import { Perm, Req, unlimited, type BlockLimits, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
 import { FilterOps, passthroughCapabilities } from '../../block/filter-ops.js';
@@ -56,6 +56,12 @@ export class RawOps extends FilterOps {
 
   override status(offset: number, length: number): LayerExtent {
     return { kind: 'child', length, host: { child: this.child, offset: this.#offset + offset } };
+  }
+
+  /** Whoever may write the last sector may complete it, too. */
+  override childPermissions(_name: string, { take, share }: { readonly take: number; readonly share: number }): { take: number; share: number } {
+    const completes = (take & Perm.WRITE) !== 0 && this.child.size % sector !== 0;
+    return { take: completes ? take | Perm.RESIZE : take, share };
   }
 
   override resize(size: number, options: ResizeOptions): Promise<void> {

@@ -55,6 +55,7 @@ export class Session {
   /** Set by `quit`. */
   finished = false;
   readonly #outstanding = new Set<Promise<void>>();
+  #fault: unknown;
 
   constructor(io: CommandIo, image?: OpenImage) {
     this.io = io;
@@ -78,10 +79,10 @@ export class Session {
     return false;
   }
 
-  /** Takes note of a request that goes on while further commands run; `report` must not reject. */
+  /** Takes note of a request that goes on while further commands run. What it rejects with, drain() throws. */
   track(request: Promise<void>): void {
-    this.#outstanding.add(request);
-    void request.finally(() => this.#outstanding.delete(request));
+    const tracked = request.catch((error: unknown) => { this.#fault ??= error; }).then(() => { this.#outstanding.delete(tracked); });
+    this.#outstanding.add(tracked);
   }
 
   /** Lets requests in the background that are done say so before a foreground command does. */
@@ -92,6 +93,7 @@ export class Session {
   /** Resolves when nothing is in the background any more. */
   async drain(): Promise<void> {
     while (this.#outstanding.size > 0) await Promise.all(this.#outstanding);
+    if (this.#fault !== undefined) throw this.#fault;
   }
 
   /** Takes permissions of the image that it was not opened with. @throws BlockError */

@@ -2,8 +2,8 @@ import { nestOptions, parseKeyValues, type Options } from '../../../block/key-va
 import type { CommandIo } from './command.js';
 
 /** The nested dictionary behind `-o key=value,…`. Keys without a value are warned of. */
-export function parseDriverOptions(text: string, { err, program }: CommandIo, implied?: string): Options {
-  const { values, shorthand } = parseKeyValues(text, implied);
+export function parseDriverOptions(text: string, { err, program }: CommandIo): Options {
+  const { values, shorthand } = parseKeyValues(text);
   for (const { written, meant } of shorthand) err(`${program}: warning: short-form boolean option '${written}' deprecated\nPlease use ${meant} instead\n`);
   return nestOptions(Object.fromEntries(values));
 }

@@ -5,10 +5,12 @@ import { CommandFailure, type Session } from './command.js';
 /** Longest request in bytes: what 31 bits hold, in whole sectors. */
 export const longestRequest = 2_147_483_136;
 
+const largest = String(2n ** 63n - 1n);
+
 /** An offset or length. */
 export function parseQuantity(text: string): number {
   const size = /^\s*-\d/.test(text) ? 'range' : parseSize(text);
-  if (size === 'range' || (typeof size === 'number' && size > 2 ** 63)) throw new CommandFailure(`Parsing error: argument too large -- ${text}`);
+  if (size === 'range' || (typeof size === 'number' && size >= 2 ** 63 && text !== largest)) throw new CommandFailure(`Parsing error: argument too large -- ${text}`);
   if (size === 'invalid') throw new CommandFailure(`Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- ${text}`);
   return size;
 }

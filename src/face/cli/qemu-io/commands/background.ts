@@ -3,7 +3,7 @@ import { Perm, Req } from '../../../../block/driver.js';
 import type { MaybePromise } from '../../../../util/maybe.js';
 import { CommandFailure, describe, parseOptions, requestFailure, wrongUsage, type Command, type Session } from '../command.js';
 import { hexDump, longestRequest, parseLengths, parsePattern, parseQuantity, report, verifyPattern } from '../values.js';
-import { collect, defaultPattern } from './transfer.js';
+import { collect, defaultPattern, unread } from './transfer.js';
 
 const note = 'Succeeds as soon as the request is on its way; aio_flush waits for all of them.';
 
@@ -15,13 +15,10 @@ function start(session: Session, what: string, request: () => MaybePromise<void>
   } catch (error) {
     result = Promise.reject(error as Error);
   }
-  const say = (action: () => void): Promise<void> => new Promise((resolve) => setImmediate(() => {
-    action();
-    resolve();
-  }));
+  const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
   session.track(Promise.resolve(result).then(
-    () => say(done),
-    (error: unknown) => say(() => session.io.out(`${requestFailure(what, error, session).message}\n`))));
+    () => nextTurn().then(done),
+    (error: unknown) => nextTurn().then(() => session.io.out(`${requestFailure(what, error, session).message}\n`))));
 }
 
 export const aioRead: Command = {
@@ -43,7 +40,7 @@ export const aioRead: Command = {
     }
     if (operands.length < 2) throw wrongUsage(aioRead);
     const offset = parseQuantity(operands[0]!);
-    const buffer = new Uint8Array(parseLengths(operands.slice(1)).reduce((sum, length) => sum + length, 0));
+    const buffer = new Uint8Array(parseLengths(operands.slice(1)).reduce((sum, length) => sum + length, 0)).fill(unread);
     const startedMs = performance.now();
     start(session, 'readv', () => session.backend.read(offset, buffer), () => {
       if (pattern !== undefined) verifyPattern(session, buffer, pattern, offset);

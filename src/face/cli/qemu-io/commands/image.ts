@@ -32,9 +32,9 @@ export const truncate: Command = {
       session.complain(`Invalid preallocation mode '${preallocation}'`);
       return false;
     }
-    if (operands.length !== 1) throw wrongUsage(truncate);
+    if (operands[0] === undefined) throw wrongUsage(truncate);
     try {
-      await session.backend.resize(parseQuantity(operands[0]!), { preallocation: preallocation as Preallocation, exact: false });
+      await session.backend.resize(parseQuantity(operands[0]), { preallocation: preallocation as Preallocation, exact: false });
     } catch (error) {
       return session.complainOf(error);
     }

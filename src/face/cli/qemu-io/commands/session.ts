@@ -41,7 +41,7 @@ export function openCommand(imageOpts: boolean): Command {
       for (const { name, value } of options) {
         if (name === 'n') cache = { direct: true, noFlush: false, writethrough: false };
         else if (name === 'k') nativeAio = true;
-        else if (name === 'o') Object.assign(given, parseDriverOptions(value!, session.io, imageOpts ? 'file' : undefined));
+        else if (name === 'o') Object.assign(given, parseDriverOptions(value!, session.io));
         else if (name === 't') {
           const mode = parseCacheMode(value!);
           if (mode === undefined) return refuse(`Invalid cache option: ${value}`);
@@ -55,7 +55,7 @@ export function openCommand(imageOpts: boolean): Command {
           nativeAio = value === 'native';
         }
       }
-      if (imageOpts && operands.length === 1) Object.assign(given, parseDriverOptions(operands[0]!, session.io, 'file'));
+      if (imageOpts && operands.length === 1) Object.assign(given, parseDriverOptions(operands[0]!, session.io));
       else if (operands.length > 1 || (operands.length === 0 && Object.keys(given).length === 0)) throw wrongUsage(command);
       if (session.image !== undefined) return refuse("file open already, try 'help close'");
       const filename = imageOpts ? undefined : operands[0];

@@ -9,6 +9,8 @@ import { CommandFailure, describe, parseOptions, requestFailure, wrongUsage, typ
 import { hexDump, longestRequest, parseLengths, parsePattern, parseQuantity, report, verifyPattern } from '../values.js';
 
 export const defaultPattern = 0xcd;
+/** What a buffer holds before a read: a driver that leaves bytes out is seen. */
+export const unread = 0xab;
 const statistics = { C: 'print statistics as one line for programs', q: 'print no statistics' };
 
 /** Collects options of one command by their letter; the last one of a kind wins. */
@@ -68,7 +70,7 @@ export const read: Command = {
       checkSectors('offset', offset);
       checkSectors('count', length);
     }
-    const buffer = new Uint8Array(length);
+    const buffer = new Uint8Array(length).fill(unread);
     const startedMs = performance.now();
     await perform(session, 'read', () => given.has('b') ? vmState(session.backend).read(offset, buffer) : session.backend.read(offset, buffer));
     const matches = pattern === undefined || verifyPattern(session, buffer.subarray(skip, skip + count), pattern, offset + skip);
@@ -93,7 +95,7 @@ export const readv: Command = {
     const pattern = patternText === undefined ? undefined : parsePattern(patternText);
     if (operands.length < 2) throw wrongUsage(readv);
     const offset = parseQuantity(operands[0]!);
-    const buffer = new Uint8Array(parseLengths(operands.slice(1)).reduce((sum, length) => sum + length, 0));
+    const buffer = new Uint8Array(parseLengths(operands.slice(1)).reduce((sum, length) => sum + length, 0)).fill(unread);
     const startedMs = performance.now();
     await perform(session, 'readv', () => session.backend.read(offset, buffer));
     const matches = pattern === undefined || verifyPattern(session, buffer, pattern, offset);
