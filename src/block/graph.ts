@@ -385,7 +385,9 @@ export class BlockGraph {
           throw new BlockError('INVALID_ARGUMENT', `Backing file '${filename}' creates an infinite loop.`, { filename, errno: Errno.ELOOP });
         }
         if (childSettings.above.length > MAX_CHAIN) throw new BlockError('INVALID_ARGUMENT', `Backing chain is longer than ${MAX_CHAIN} images`, { filename, errno: Errno.ELOOP });
-        child = await this.#openSpec({ ...this.toOptions(filename, takeString({ ...extra }, 'driver') ?? reference.format), ...extra }, undefined, childSettings);
+        const driver = takeString({ ...extra }, 'driver') ?? reference.format;
+        const options = childSettings.protocol && driver === undefined ? this.#protocolOptions(filename) : this.toOptions(filename, driver);
+        child = await this.#openSpec({ ...options, ...extra }, undefined, childSettings);
         if (!isDictionary(given)) node.implicit.add(name);
       }
     }
