@@ -87,7 +87,7 @@ export class ClusterMap {
     if (image.dead) throw systemError(Errno.ENOMEDIUM);
     const spot = this.#peek(offset);
     if (spot === undefined || spot instanceof Promise) return spot;
-    const { clusterSize, l2Coverage, sliceEntries } = image.geometry;
+    const { clusterSize, l2Coverage, sliceEntries, external } = image.geometry;
     if (entryHi(image.l1, Math.floor(offset / l2Coverage)) < COPIED_HI) return undefined;
     const inCluster = offset % clusterSize;
     const end = offset + length;
@@ -99,7 +99,7 @@ export class ClusterMap {
       if (this.#writablePlace(spot, next, at, end) !== place + (at - (offset - inCluster))) break;
     }
     const found = Math.min(end, at) - offset;
-    image.checkOverlap(place + inCluster, found);
+    if (!external) image.checkOverlap(place + inCluster, found);
     return { child: image.dataFile, offset: place + inCluster, length: found };
   }
 
@@ -272,13 +272,32 @@ export class ClusterMap {
     const end = Math.min(offset + length, guest + count * clusterSize);
     const padBefore = this.#padBefore(first, fresh, inCluster);
     const padAfter = this.#padAfter(entries[count - 1]!, fresh, end - (guest + (count - 1) * clusterSize));
-    image.checkOverlap(host + inCluster - padBefore, padBefore + end - offset + padAfter);
+    if (!external) image.checkOverlap(host + inCluster - padBefore, padBefore + end - offset + padAfter);
     const visible = { start: offset - padBefore, end: end + padAfter };
     return {
       child: image.dataFile, offset: host + inCluster, length: end - offset, padBefore, padAfter,
       commit: () => image.exclusive(() => run(this.#link(guest, count, host, fresh, visible))),
       cancel: () => (fresh && !external && !image.dead ? image.exclusive(() => run(image.refcounts.update(host, count * clusterSize, -1))) : undefined),
     };
+  }
+
+  /**
+   * Gives up to `count` clusters from guest offset `guest` on a place that holds nothing yet: at `host`, whose clusters are counted
+   * already, or else in new room, if possible at `after`. Runs inside `image.exclusive`.
+   */
+  *preallocate(guest: number, count: number, place: { readonly host?: number; readonly after?: number }): Steps<{ host: number; count: number }> {
+    const image = this.#image;
+    const { clusterSize, sliceEntries, external } = image.geometry;
+    const spot = yield* this.#spotForWriting(guest);
+    let wanted = Math.min(count, sliceEntries - spot.at);
+    let host = external ? guest : place.host;
+    if (host === undefined) {
+      const granted = place.after === undefined ? 0 : yield* image.refcounts.allocateAt(place.after, wanted);
+      if (granted > 0) wanted = granted;
+      host = granted > 0 ? place.after! : yield* image.refcounts.allocate(wanted * clusterSize);
+    }
+    yield* this.#link(guest, wanted, host, true, { start: guest, end: guest });
+    return { host, count: wanted };
   }
 
   /** Padding in front of a write that starts `at` bytes into its cluster. */
@@ -520,24 +539,23 @@ export class ClusterMap {
 
   // -- Compressed data ---------------------------------------------------------------------------------------------------------
 
-  /** Whether a cluster may be written compressed: only where nothing is stored yet. */
+  /** A cluster may be written compressed only where nothing is stored yet. @throws EIO otherwise */
   *prepareCompressed(offset: number): Steps<void> {
     const spot = yield* this.#spotForWriting(offset);
-    if (this.#entry(spot, spot.at).copied) throw systemError(Errno.EIO, { op: 'write', offset });
+    const entry = this.#entry(spot, spot.at);
+    if (entry.kind === ClusterKind.COMPRESSED || hasPlace(entry)) throw systemError(Errno.EIO, { op: 'write', offset });
   }
 
-  /** Makes a cluster refer to compressed data. */
+  /** Makes a cluster refer to compressed data; nothing is stored there yet. */
   *linkCompressed(offset: number, hi: number, lo: number): Steps<void> {
     const image = this.#image;
     yield* image.markDirty();
     const spot = yield* this.#spotForWriting(offset);
-    const old = this.#entry(spot, spot.at);
     yield* wait(image.debug('l2_update_compressed'));
     const word = image.geometry.extended ? spot.at * 2 : spot.at;
     setEntry(spot.slice.view, word, hi, lo);
     if (image.geometry.extended) setEntry(spot.slice.view, word + 1, 0, 0);
     image.l2.dirty(spot.slice);
-    if (old.kind === ClusterKind.COMPRESSED || hasPlace(old)) yield* this.#giveUp(old, 'never');
   }
 }
 

@@ -8,8 +8,10 @@ import { andThen, type MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { ClusterMap } from './cluster.js';
 import { CompressedClusters, misplacedCompressedWrite } from './compressed.js';
+import { qcow2Facets } from './facets.js';
 import { Autoclear } from './header.js';
 import type { Qcow2Image } from './image.js';
+import { resizeQcow2, type ResizeParts } from './resize.js';
 import type { Codec } from '../../platform/compression.js';
 
 export class Qcow2Ops extends MappedFormat {
@@ -21,6 +23,8 @@ export class Qcow2Ops extends MappedFormat {
   readonly #compressed: CompressedClusters;
   /** The external data file must stay readable as a raw disk. */
   readonly #rawData: boolean;
+  readonly #parts: ResizeParts;
+  readonly #facets: Partial<Facets>;
   #cleaner: ReturnType<typeof setInterval> | undefined;
 
   constructor(image: Qcow2Image, codec: Codec) {
@@ -36,6 +40,11 @@ export class Qcow2Ops extends MappedFormat {
       requestAlignment: 1, maxTransfer: 0, maxWriteZeroes: 0, maxDiscard: 0, writeZeroesAlignment: subclusterSize, discardAlignment: clusterSize,
     };
     image.readsSettled = () => this.readsSettled();
+    this.#parts = {
+      image, clusters: this.#clusters,
+      writeZeroes: async (offset, length) => { await this.write(offset, new Uint8Array(length), 0); },
+    };
+    this.#facets = qcow2Facets(this.#parts);
   }
 
   get size(): number {
@@ -101,16 +110,15 @@ export class Qcow2Ops extends MappedFormat {
   }
 
   override flush(): MaybePromise<void> {
-    if (this.image.dead) throw systemError(Errno.ENOMEDIUM);
-    return this.image.readOnly ? undefined : this.image.exclusive(() => run(this.image.flush()));
+    return this.image.readOnly || this.image.dead ? undefined : this.image.exclusive(() => run(this.image.flush()));
   }
 
-  override facet<K extends keyof Facets>(_name: K): Facets[K] | undefined {
-    return undefined;
+  override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
+    return this.#facets[name];
   }
 
-  override resize(_size: number, _options: ResizeOptions): Promise<void> {
-    throw systemError(Errno.ENOTSUP);
+  override resize(size: number, options: ResizeOptions): Promise<void> {
+    return resizeQcow2(this.#parts, size, options);
   }
 
   /** Drops tables that were not used for `seconds`. */

@@ -116,10 +116,11 @@ export class Refcounts {
     for (;;) {
       let free = 0;
       while (free < count && (yield* this.get(first + free)) === 0) free++;
-      if (free === 0) return 0;
-      if (yield* this.#cover(first, first + free)) continue;
-      for (let cluster = first; cluster < first + free; cluster++) yield* this.#add(cluster, 1, 'never');
-      return free;
+      let taken = 0;
+      while (taken < free && !(yield* this.#cover(first + taken, first + taken + 1))) yield* this.#add(first + taken++, 1, 'never');
+      if (taken === free) return free;
+      // A new block may have taken what was free: look again.
+      while (taken > 0) yield* this.#add(first + --taken, -1, 'never');
     }
   }
 
