@@ -55,7 +55,7 @@ function interpret(node: BlockNode, offset: number, size: number, extent: LayerE
     case 'child': {
       return andThen(blockStatus(extent.host.child.node, extent.host.offset, extent.length, wantZero), (below) =>
         below.length === 0
-          ? { length: extent.length, data: false, zero: true, allocated: true, compressed: false, eof }
+          ? { length: extent.length, data: false, zero: true, allocated: true, compressed: false, eof, ...(host && { host }) }
           : { ...below, eof: offset + below.length >= size });
     }
     case 'data': {

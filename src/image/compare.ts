@@ -17,12 +17,12 @@ export type Difference =
   | { readonly kind: 'status'; readonly offset: number };
 
 export interface CompareControl {
-  /** Ranges must also agree in what is allocated, stored, zero and compressed. */
+  /** Ranges must also agree in whether they are allocated, stored, zero, compressed and have a place in a file. */
   readonly strict?: boolean;
   /** Called before the tail that only one image has is looked at. */
   readonly sizesDiffer?: () => void;
-  /** The part done since the last call, of 1. */
-  readonly advanced?: (part: number) => void;
+  /** Bytes compared so far, and in all. */
+  readonly progress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -65,7 +65,6 @@ class Comparison {
   *steps(): Steps<Difference | undefined> {
     const [{ size: first }, { size: second }] = this.#images;
     const [shared, total] = [Math.min(first, second), Math.max(first, second)];
-    const advanced = (bytes: number): void => this.#control.advanced?.(bytes / total);
     for (let at = 0; at < shared;) {
       const statuses: Pair<ChainStatus> = [yield* this.#status(0, at, shared - at), yield* this.#status(1, at, shared - at)];
       let length = Math.min(statuses[0].length, statuses[1].length);
@@ -76,7 +75,7 @@ class Comparison {
         if (found !== undefined) return { kind: 'content', offset: found };
       }
       at += length;
-      advanced(length);
+      this.#control.progress?.(at, total);
     }
     if (first === second) return undefined;
     this.#control.sizesDiffer?.();
@@ -90,7 +89,7 @@ class Comparison {
         if (found !== undefined) return { kind: 'content', offset: found };
       }
       at += length;
-      advanced(length);
+      this.#control.progress?.(at, total);
     }
     return undefined;
   }
@@ -151,7 +150,8 @@ function showsZeroes({ data, zero }: ChainStatus): boolean {
 }
 
 function alike(a: ChainStatus, b: ChainStatus): boolean {
-  return a.data === b.data && a.zero === b.zero && a.allocated === b.allocated && a.compressed === b.compressed;
+  return a.data === b.data && a.zero === b.zero && a.allocated === b.allocated && a.compressed === b.compressed
+    && (a.host === undefined) === (b.host === undefined);
 }
 
 function wholeSectors(offset: number): number {

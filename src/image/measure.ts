@@ -4,11 +4,14 @@ import { protocolOf } from '../block/create.js';
 import type { MeasureResult } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
+import { parseKeyValues } from '../block/key-values.js';
 import { creatableFormat, createFields, parseCreateOptions, type CreateOptions } from './create.js';
 
 /** Typed values of -o's text for a new file of that format. @throws BlockError */
 export function measureOptions(graph: BlockGraph, format: string, text: string): CreateOptions {
-  return parseCreateOptions(createFields(creatableFormat(graph, format), protocolOf(graph, '')), text);
+  const fields = createFields(creatableFormat(graph, format), protocolOf(graph, ''));
+  if (parseKeyValues(text).help) throw new BlockError('INVALID_ARGUMENT', "Invalid parameter 'help'");
+  return parseCreateOptions(fields, text);
 }
 
 /**

@@ -3,7 +3,7 @@ import { Perm } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import type { BlockBackend } from '../../block/child.js';
 import { allowImplicitOpens } from '../../block/gate.js';
-import { BlockGraph, type OpenOptions } from '../../block/graph.js';
+import { BlockGraph, type BackendOptions } from '../../block/graph.js';
 import { nestOptions, parseKeyValues, type Options } from '../../block/key-values.js';
 import { userObjects } from './objects.js';
 import { CliError, err, reportError, warn } from './output.js';
@@ -64,7 +64,7 @@ export interface ImageSource {
   readonly writable?: boolean | undefined;
   /** Writable, and its size may change. */
   readonly resize?: boolean | undefined;
-  readonly options?: OpenOptions | undefined;
+  readonly options?: BackendOptions | undefined;
 }
 
 /**
@@ -98,7 +98,7 @@ export function imageSpec(filename: string, { imageOpts, format, forceShare }: I
   }
 }
 
-function openOptions({ format, cache, forceShare, writable, resize, options }: ImageSource): OpenOptions & { take: number } {
+function openOptions({ format, cache, forceShare, writable, resize, options }: ImageSource): BackendOptions {
   return {
     readOnly: !writable,
     ...(format !== undefined && { driver: format }),

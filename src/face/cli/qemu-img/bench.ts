@@ -31,7 +31,7 @@ export async function main(argv: string[]): Promise<number> {
       case 'offset': offset = sizeArgument('offset', value!); break;
       case 'pattern': pattern = numberArgument('pattern byte', value!, 0, 255); break;
       case 'buffer-size': bufferSize = sizeArgument('buffer size', value!, 1, intMax); break;
-      case 'step-size': step = sizeArgument('step_size', value!, 0, intMax); break;
+      case 'step-size': step = sizeArgument('step size', value!, 0, intMax); break;
       case 'cache': cacheName = value!; break;
       case 'write': write = true; break;
       case 'force-share': forceShare = true; break;

@@ -45,7 +45,6 @@ export async function main(argv: string[]): Promise<number> {
       say(difference.kind === 'content' ? `Content mismatch at offset ${difference.offset}!\n` : `Strict mode: Offset ${difference.offset} block status mismatch!\n`);
       return 1;
     }
-    progress.report(1, 1);
     say('Images are identical.\n');
     return 0;
   } catch (error) {
@@ -61,12 +60,11 @@ export async function main(argv: string[]): Promise<number> {
 }
 
 async function compare(a: BlockBackend, b: BlockBackend, names: readonly [string, string], strict: boolean, progress: Progress): Promise<Difference | undefined> {
-  let done = 0;
   try {
     return await compareImages(a, b, {
       strict,
       sizesDiffer: () => say('Warning: Image size mismatch!\n'),
-      advanced: (part) => progress.report(done += part, 1),
+      progress: (done, total) => progress.report(done, total),
     });
   } catch (error) {
     if (!(error instanceof CompareError)) throw error;

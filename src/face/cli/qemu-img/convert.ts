@@ -1,6 +1,7 @@
 /** qemu-img convert */
 import { protocolOf } from '../../../block/create.js';
 import type { BlockBackend } from '../../../block/child.js';
+import { Perm } from '../../../block/driver.js';
 import { convertImages } from '../../../image/convert.js';
 import { createFields, creatableFormat } from '../../../image/create.js';
 import { loadSnapshot, type SnapshotReference } from '../../../image/snapshot-source.js';
@@ -107,7 +108,11 @@ async function openSources(settings: Settings, names: readonly string[], opened:
   const cache = cacheArgument(settings.sourceCache, 'source cache');
   cacheArgument(settings.targetCache);
   for (const name of names) {
-    opened.push(await openImage(name, { format: settings.format, imageOpts: fromImageOpts(settings), forceShare: settings.has('force-share'), cache }));
+    opened.push(await openImage(name, {
+      format: settings.format, imageOpts: fromImageOpts(settings), forceShare: settings.has('force-share'), cache,
+      // Nobody may change what is being copied.
+      options: { share: Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED },
+    }));
   }
   if (settings.snapshot !== undefined) await loadSnapshot(opened[0]!, settings.snapshot);
 }
@@ -124,7 +129,7 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
       create: create ? { filename, format: format!, optionText, backing: settings.backing, backingFormat: settings.backingFormat } : undefined,
       backing: settings.backing,
       openTarget: () => openImage(filename, {
-        format, imageOpts, cache: cacheArgument(settings.targetCache), writable: true, resize: create, options: { discard: 'unmap' },
+        format, imageOpts, cache: cacheArgument(settings.targetCache), writable: true, options: { discard: 'unmap' },
       }),
       targetIsZero: settings.has('target-is-zero'),
       compress: settings.has('compress'),
