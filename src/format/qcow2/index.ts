@@ -1,6 +1,7 @@
 /** Driver `qcow2`: QEMU's copy-on-write format, versions 2 and 3. */
 import type { BlockDriver } from '../../block/driver.js';
 import { createOptions } from './create-options.js';
+import { createQcow2 } from './create.js';
 import { probeQcow2 } from './header.js';
 import { measureQcow2 } from './measure.js';
 import { openQcow2 } from './open.js';
@@ -17,5 +18,6 @@ export const qcow2: BlockDriver<Qcow2OpenOptions> = {
   supportsBitmaps: true,
   probe: probeQcow2,
   open: openQcow2,
+  create: createQcow2,
   measure: measureQcow2,
 };

@@ -1,9 +1,10 @@
 /** The open layer: requests on one side, the image's tables on the other. */
 import type { BlockChild } from '../../block/child.js';
 import { Req, type BlockLimits, type Capabilities, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
-import { Errno, systemError } from '../../block/errors.js';
-import type { Facets } from '../../block/facets.js';
+import { BlockError, Errno, systemError } from '../../block/errors.js';
+import type { Facets, VmStateFacet } from '../../block/facets.js';
 import { MappedFormat, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
+import type { Codec } from '../../platform/compression.js';
 import { andThen, type MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { ClusterMap } from './cluster.js';
@@ -25,6 +26,8 @@ export class Qcow2Ops extends MappedFormat {
   readonly #rawData: boolean;
   readonly #parts: ResizeParts;
   readonly #facets: Partial<Facets>;
+  readonly #parts: ResizeParts;
+  readonly #facets: Partial<Facets>;
   #cleaner: ReturnType<typeof setInterval> | undefined;
 
   constructor(image: Qcow2Image, codec: Codec) {
@@ -39,6 +42,8 @@ export class Qcow2Ops extends MappedFormat {
     this.limits = {
       requestAlignment: 1, maxTransfer: 0, maxWriteZeroes: 0, maxDiscard: 0, writeZeroesAlignment: subclusterSize, discardAlignment: clusterSize,
     };
+    this.#parts = { image, clusters: this.#clusters, writeZeroes: (offset, length) => this.#zeroBytes(offset, length) };
+    this.#facets = Object.defineProperty(qcow2Facets(this.#parts), 'vmState', { value: this.#vmState() });
     image.readsSettled = () => this.readsSettled();
     this.#parts = {
       image, clusters: this.#clusters,

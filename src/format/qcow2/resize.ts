@@ -1,0 +1,180 @@
+/** Growing and shrinking the guest's disk. */
+import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
+import type { Preallocation, ResizeOptions } from '../../block/driver.js';
+import { run, wait, type Steps } from '../../util/steps.js';
+import type { ClusterMap } from './cluster.js';
+import { hex } from './geometry.js';
+import { Autoclear, l1EntriesFor } from './header.js';
+import type { Qcow2Image } from './image.js';
+import { preallocateArea, preallocateTables } from './preallocate.js';
+import { entryHi, entryLo, entryOffset, setEntry } from './tables.js';
+
+export interface ResizeParts {
+  readonly image: Qcow2Image;
+  readonly clusters: ClusterMap;
+  /** Writes zeroes over guest bytes within one cluster. */
+  readonly writeZeroes: (offset: number, length: number) => Promise<void>;
+}
+
+/**
+ * Changes the virtual size. Shrinking expects that no other request runs.
+ * @throws BlockError with the peer's text
+ */
+export async function resizeQcow2(parts: ResizeParts, size: number, options: ResizeOptions): Promise<void> {
+  const { image } = parts;
+  if (size % 512 !== 0) throw new BlockError('INVALID_ARGUMENT', 'The new size must be a multiple of 512', { errno: Errno.EINVAL });
+  if (image.snapshots.entries.length > 0 && image.header.version < 3) {
+    throw new BlockError('NOT_SUPPORTED', "Can't resize a v2 image which has snapshots", { errno: Errno.ENOTSUP });
+  }
+  if (size < image.size) await shrink(parts, size, options);
+  else await grow(parts, size, options);
+  await step('Failed to update the image size', () => run(image.updateHeader({ size })));
+  await image.file.flush();
+}
+
+/** Runs a step; its failure is told as `text: reason`. */
+async function step<T>(text: string, action: () => T | Promise<T>): Promise<T> {
+  try {
+    return await action();
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new BlockError(error.code, `${text}: ${strerror(error.errno)}`, error.context, error);
+  }
+}
+
+async function shrink(parts: ResizeParts, size: number, options: ResizeOptions): Promise<void> {
+  const { image, clusters } = parts;
+  const { clusterSize, l2Coverage } = image.geometry;
+  if (options.preallocation !== 'off') {
+    throw new BlockError('INVALID_ARGUMENT', "Preallocation can't be used for shrinking an image", { errno: Errno.EINVAL });
+  }
+  const cut = Math.ceil(size / clusterSize) * clusterSize;
+  const end = Math.ceil(image.size / clusterSize) * clusterSize;
+  if (cut > size) await parts.writeZeroes(size, Math.min(cut, image.size) - size);
+  await step('Failed to discard cropped clusters', async () => {
+    if (cut < end) await run(clusters.discard(cut, end - cut, 'always', true));
+    await image.exclusive(() => run(image.flushMetadata()));
+  });
+  await step('Failed to reduce the number of L2 tables', () => image.exclusive(() => run(cutL1(image, Math.ceil(size / l2Coverage)))));
+  await step('Failed to discard unused refblocks', () => image.exclusive(() => run(dropRefcountBlocks(image))));
+  if (image.geometry.external) {
+    await step('Failed to resize underlying file', () => image.dataFile.resize(size, { exact: false }));
+    return;
+  }
+  const last = await step('Failed to find the last cluster', () => image.exclusive(() => run(image.refcounts.endOfUse())));
+  if (last * clusterSize < image.file.size) {
+    await step('Failed to truncate the tail of the image', () => image.file.resize(last * clusterSize, { exact: false }));
+  }
+}
+
+/** Gives up the L2 tables behind the first `entries`. */
+function* cutL1(image: Qcow2Image, entries: number): Steps<void> {
+  const { l1, geometry: { clusterSize } } = image;
+  const tables: number[] = [];
+  for (let index = entries; index < l1.byteLength / 8; index++) {
+    const offset = entryOffset(entryHi(l1, index), entryLo(l1, index));
+    if (offset !== 0) tables.push(offset);
+    setEntry(l1, index, 0, 0);
+  }
+  if (tables.length === 0) return;
+  yield* image.writeL1(entries, l1.byteLength / 8 - entries);
+  for (const offset of tables) yield* image.refcounts.update(offset, clusterSize, -1, 'always');
+  yield* image.flushMetadata();
+}
+
+/** Gives up refcount blocks that count nothing but themselves. */
+function* dropRefcountBlocks(image: Qcow2Image): Steps<void> {
+  const { refcounts, file, header, geometry: { clusterSize } } = image;
+  yield* image.flushMetadata();
+  const dropped: number[] = [];
+  for (let index = 0; index < refcounts.tableSize; index++) {
+    const offset = refcounts.blockOffset(index);
+    if (offset === 0) continue;
+    const own = offset / clusterSize;
+    const block = yield* loadBlock(image, offset);
+    const keepOwn = Math.floor(own / refcounts.perBlock) === index ? own % refcounts.perBlock : undefined;
+    if (!(yield* countsNothing(image, block, index, keepOwn))) continue;
+    if ((yield* coveringRefcount(image, offset)) !== 1) continue;
+    dropped.push(offset);
+    setEntry(refcounts.table, index, 0, 0);
+  }
+  if (dropped.length === 0) return;
+  const table = new Uint8Array(refcounts.table.buffer, refcounts.table.byteOffset, refcounts.table.byteLength);
+  yield* wait(file.write(header.refcountTableOffset, table));
+  yield* wait(file.flush());
+  for (const offset of dropped) yield* releaseBlock(image, offset);
+  yield* refcounts.cache.writeBack();
+}
+
+function* loadBlock(image: Qcow2Image, offset: number): Steps<Uint8Array> {
+  if (offset % image.geometry.clusterSize !== 0) {
+    throw image.signalCorruption(`Cannot get entry from refcount block cache: Offset ${hex(offset)} is unaligned`, { fatal: true });
+  }
+  return (yield* image.refcounts.cache.load(offset)).bytes;
+}
+
+function* countsNothing(image: Qcow2Image, block: Uint8Array, index: number, except: number | undefined): Steps<boolean> {
+  if (except === undefined) return block.every((byte) => byte === 0);
+  const { refcounts } = image;
+  for (let at = 0; at < refcounts.perBlock; at++) {
+    if (at !== except && (yield* refcounts.get(index * refcounts.perBlock + at)) !== 0) return false;
+  }
+  return true;
+}
+
+/** Refcount of a refcount block, which some block must hold. */
+function* coveringRefcount(image: Qcow2Image, offset: number): Steps<number> {
+  const { refcounts, geometry: { clusterSize } } = image;
+  const index = Math.floor(offset / clusterSize / refcounts.perBlock);
+  if (index >= refcounts.tableSize || refcounts.blockOffset(index) === 0) {
+    throw image.signalCorruption(`Refblock at ${hex(offset)} is not covered by the refcount structures`, { fatal: true, offset, length: clusterSize });
+  }
+  return yield* refcounts.get(offset / clusterSize);
+}
+
+/** Frees the cluster of a block that is no longer in the table; it may have been the one that counted itself. */
+function* releaseBlock(image: Qcow2Image, offset: number): Steps<void> {
+  const { refcounts, geometry: { clusterSize } } = image;
+  image.forgetTables(offset, clusterSize);
+  if (refcounts.blockOffset(Math.floor(offset / clusterSize / refcounts.perBlock)) !== 0) yield* refcounts.update(offset, clusterSize, -1, 'other');
+}
+
+async function grow(parts: ResizeParts, size: number, options: ResizeOptions): Promise<void> {
+  const { image, clusters } = parts;
+  const { clusterBits, extended, external } = image.geometry;
+  const from = image.size;
+  const entries = l1EntriesFor(size, clusterBits, extended);
+  await step('Failed to grow the L1 table', () => image.exclusive(() => run(image.growL1(entries, true))));
+  const rawData = external && (image.header.autoclear & BigInt(Autoclear.DATA_FILE_RAW)) !== 0n;
+  const preallocation: Preallocation = rawData && options.preallocation === 'off' ? 'metadata' : options.preallocation;
+  if (preallocation !== 'off' && size > from) {
+    if (external || preallocation === 'metadata') {
+      const mode = preallocation === 'metadata' ? 'off' : preallocation;
+      await step('Could not resize file', () => preallocateTables(image, clusters, from, size, mode));
+    } else {
+      await provideArea(parts, from, size, preallocation);
+    }
+  }
+  if (external && image.dataFile.size < size) await image.dataFile.resize(size, { exact: false });
+  if (options.zeroNew && size > from) await zeroNew(parts, from, size);
+  if (preallocation !== 'off') {
+    await step('Failed to flush the preallocated area to disk', () => image.exclusive(() => run(image.flush())));
+  }
+}
+
+function provideArea({ image, clusters }: ResizeParts, from: number, to: number, preallocation: Preallocation): Promise<void> {
+  return preallocateArea(image, clusters, from, to, (end) => step('Failed to resize underlying file', async () => {
+    await image.exclusive(() => run(image.flushMetadata()));
+    await image.file.resize(end, { preallocation });
+  }));
+}
+
+/** Makes the new range read as zero where the backing file would show. */
+async function zeroNew({ image, clusters, writeZeroes }: ResizeParts, from: number, to: number): Promise<void> {
+  const { subclusterSize } = image.geometry;
+  const aligned = Math.min(to, Math.ceil(from / subclusterSize) * subclusterSize);
+  if (aligned > from) await step('Failed to zero out the new area', () => writeZeroes(from, aligned - from));
+  if (to === aligned) return;
+  if (image.header.version < 3) throw systemError(Errno.ENOTSUP, {}, 'Failed to zero out new clusters');
+  await step('Failed to zero out new clusters', () => run(clusters.zero(aligned, to - aligned, 0)));
+}
