@@ -35,7 +35,7 @@ function plainFilename(node: BlockNode): string | undefined {
   }
   if (node.detached) return undefined;
   const file = node.children.get('file');
-  return file && plainFilename(file.node);
+  return file && file.node.driver.kind !== 'format' ? plainFilename(file.node) : undefined;
 }
 
 function strongOptions(node: BlockNode): [string, unknown][] {

@@ -582,7 +582,7 @@ function coerceAll(driver: BlockDriver, options: Record<string, unknown>, own: I
     if (value === undefined) continue;
     const field = fields[key] ?? fields[Object.keys(fields).find((name) => name.startsWith(`${key}.`)) ?? ''];
     if (!field) {
-      throw new BlockError('INVALID_ARGUMENT', driver.kind === 'protocol'
+      throw new BlockError('INVALID_ARGUMENT', driver.kind === 'protocol' || driver.protocolPrefixes
         ? `Block protocol '${driver.name}' doesn't support the option '${key}'`
         : `Block format '${driver.name}' does not support the option '${key}'`);
     }

@@ -37,16 +37,18 @@ export function coerceOption(name: string, field: OptionField, value: unknown): 
       if (value === 'on' || value === 'true' || value === 'yes' || value === 'y') return true;
       if (value === 'off' || value === 'false' || value === 'no' || value === 'n') return false;
       throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects 'on' or 'off'`);
-    case 'size':
-    case 'number': {
-      if (typeof value === 'number') return value;
-      if (typeof value === 'string') {
-        const parsed = field.type === 'size' ? parseSize(value) : (/^-?(0x[0-9a-f]+|\d+)$/i.test(value) ? Number(value) : undefined);
-        if (parsed !== undefined && Number.isSafeInteger(parsed)) return parsed;
-      }
-      throw new BlockError('INVALID_ARGUMENT', field.type === 'size'
-        ? `Parameter '${name}' expects a non-negative number below 2^64` : `Parameter '${name}' expects a number`);
+    case 'size': {
+      const parsed = typeof value === 'string' ? (/^\s*-\d/.test(value) ? 'range' : parseSize(value)) : value;
+      if (parsed === 'range') throw new BlockError('INVALID_ARGUMENT', `Value '${String(value)}' is out of range for parameter '${name}'`);
+      if (typeof parsed === 'number' && Number.isSafeInteger(parsed)) return parsed;
+      throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects a non-negative number below 2^64`, {
+        hint: 'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.',
+      });
     }
+    case 'number':
+      if (typeof value === 'number') return value;
+      if (typeof value === 'string' && /^-?(0x[0-9a-f]+|\d+)$/i.test(value) && Number.isSafeInteger(Number(value))) return Number(value);
+      throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects a number`);
     case 'enum':
       if (typeof value === 'string' && field.values?.includes(value)) return value;
       throw new BlockError('INVALID_ARGUMENT', `Invalid parameter '${String(value)}'`);

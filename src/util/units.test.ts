@@ -16,7 +16,7 @@ describe('parseSize', () => {
 
 it.each([
   [0, '0 B'], [1, '1 B'], [512, '512 B'], [999, '999 B'], [1000, '0.977 KiB'], [1024, '1 KiB'], [65536, '64 KiB'], [1000448, '977 KiB'],
-  [1024000, '0.977 MiB'], [1500000256, '1.4 GiB'], [1000000000000, '931 GiB'], [2 ** 60, '1 EiB'],
+  [1024000, '0.977 MiB'], [1500000256, '1.4 GiB'], [1000000000000, '931 GiB'], [197120, '192 KiB'], [2 ** 60, '1 EiB'],
 ])('formatSize(%d)', (bytes, text) => expect(formatSize(bytes)).toBe(text));
 
 it('writes large byte counts with all their digits', () => {

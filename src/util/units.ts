@@ -35,12 +35,19 @@ export function formatBytes(bytes: number): string {
   return Number.isInteger(bytes) ? BigInt(bytes).toString() : String(bytes);
 }
 
+/** C's `%.<digits>f`: unlike toFixed, a tie goes to the even digit. */
+export function fixed(value: number, digits: number): string {
+  const scaled = value * 10 ** digits;
+  const below = Math.floor(scaled);
+  return scaled - below === 0.5 ? ((below + below % 2) / 10 ** digits).toFixed(digits) : value.toFixed(digits);
+}
+
 /** C's `%.<digits>g`. */
 function significant(value: number, digits: number): string {
   const [mantissa, exponent] = value.toExponential(digits - 1).split('e') as [string, string];
   const power = Number(exponent);
   if (power >= digits) return `${trimZeroes(mantissa)}e+${String(power).padStart(2, '0')}`;
-  return trimZeroes(value.toFixed(Math.max(0, digits - 1 - power)));
+  return trimZeroes(fixed(value, Math.max(0, digits - 1 - power)));
 }
 
 function trimZeroes(text: string): string {

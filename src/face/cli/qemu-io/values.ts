@@ -1,5 +1,5 @@
 /** Numbers in qemu-io's arguments and output. */
-import { parseSize } from '../../../util/units.js';
+import { fixed, parseSize } from '../../../util/units.js';
 import { CommandFailure, type Session } from './command.js';
 
 /** Longest request in bytes: what 31 bits hold, in whole sectors. */
@@ -40,7 +40,7 @@ const units = ['EiB', 'PiB', 'TiB', 'GiB', 'MiB', 'KiB'];
 export function formatQuantity(value: number): string {
   for (const [index, unit] of units.entries()) {
     const factor = 1024 ** (units.length - index);
-    if (value >= factor) return `${(value / factor).toFixed(3).replace('.000', '')} ${unit}`;
+    if (value >= factor) return `${fixed(value / factor, 3).replace('.000', '')} ${unit}`;
   }
   return `${Number.isInteger(value) ? value : value.toFixed(6)} bytes`;
 }
