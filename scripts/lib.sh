@@ -2,7 +2,7 @@
 passed=0
 failed=0
 
-section() { printf '\n=== 7zz:7zip (%d s)\n' "$1" "$SECONDS"; }
+section() { printf '\n=== %s (%d s)\n' "$1" "$SECONDS"; }
 notice() { printf '\n!!! %s\n' "$1" >&2; }
 pass() { passed=$((passed + 1)); printf 'ok      %s\n' "$1"; }
 fail() { failed=$((failed + 1)); printf 'FAILED  %s\n' "$1"; }
