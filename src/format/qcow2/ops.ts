@@ -13,7 +13,6 @@ import { qcow2Facets } from './facets.js';
 import { Autoclear } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { resizeQcow2, type ResizeParts } from './resize.js';
-import type { Codec } from '../../platform/compression.js';
 
 export class Qcow2Ops extends MappedFormat {
   readonly image: Qcow2Image;
