@@ -40,12 +40,18 @@ build_if_needed() {
   fi
 }
 
+# Debian's 7zip brings 7zz, later also 7z.
+have() {
+  local PATH=$PATH:/usr/sbin:/sbin
+  if [ "$1" = 7zip ]; then command -v 7zz || command -v 7z; else command -v "$1"; fi >/dev/null
+}
+
 # Installs the Debian packages of the foreign tools that judge us, where a tool is missing and we may.
 install_peers() {
   local missing=() pair
   for pair in nbdkit:nbdkit nbdinfo:libnbd-bin nbdsh:python3-libnbd fio:fio qemu-img:qemu-utils qemu-nbd:qemu-utils \
-    qcowinfo:libqcow-utils 7zz:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl; do
-    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    qcowinfo:libqcow-utils 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl; do
+    have "${pair%%:*}" || missing+=("${pair#*:}")
   done
   [ ${#missing[@]} -eq 0 ] && return
   local root=()
