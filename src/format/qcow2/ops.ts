@@ -1,7 +1,7 @@
 /** The open layer: requests on one side, the image's tables on the other. */
 import type { BlockChild } from '../../block/child.js';
 import { Req, type BlockLimits, type Capabilities, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
-import { BlockError, Errno, systemError } from '../../block/errors.js';
+import { Errno, systemError } from '../../block/errors.js';
 import type { Facets, VmStateFacet } from '../../block/facets.js';
 import { MappedFormat, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import type { Codec } from '../../platform/compression.js';
@@ -10,7 +10,7 @@ import { run, wait, type Steps } from '../../util/steps.js';
 import { ClusterMap } from './cluster.js';
 import { CompressedClusters, misplacedCompressedWrite } from './compressed.js';
 import { qcow2Facets } from './facets.js';
-import { Autoclear } from './header.js';
+import { Autoclear, l1EntriesFor } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { resizeQcow2, type ResizeParts } from './resize.js';
 
@@ -23,8 +23,6 @@ export class Qcow2Ops extends MappedFormat {
   readonly #compressed: CompressedClusters;
   /** The external data file must stay readable as a raw disk. */
   readonly #rawData: boolean;
-  readonly #parts: ResizeParts;
-  readonly #facets: Partial<Facets>;
   readonly #parts: ResizeParts;
   readonly #facets: Partial<Facets>;
   #cleaner: ReturnType<typeof setInterval> | undefined;
@@ -41,14 +39,12 @@ export class Qcow2Ops extends MappedFormat {
     this.limits = {
       requestAlignment: 1, maxTransfer: 0, maxWriteZeroes: 0, maxDiscard: 0, writeZeroesAlignment: subclusterSize, discardAlignment: clusterSize,
     };
-    this.#parts = { image, clusters: this.#clusters, writeZeroes: (offset, length) => this.#zeroBytes(offset, length) };
-    this.#facets = Object.defineProperty(qcow2Facets(this.#parts), 'vmState', { value: this.#vmState() });
     image.readsSettled = () => this.readsSettled();
     this.#parts = {
       image, clusters: this.#clusters,
       writeZeroes: async (offset, length) => { await this.write(offset, new Uint8Array(length), 0); },
     };
-    this.#facets = qcow2Facets(this.#parts);
+    this.#facets = Object.defineProperty(qcow2Facets(this.#parts), 'vmState', { value: this.#vmState() });
   }
 
   get size(): number {
@@ -123,6 +119,16 @@ export class Qcow2Ops extends MappedFormat {
 
   override resize(size: number, options: ResizeOptions): Promise<void> {
     return resizeQcow2(this.#parts, size, options);
+  }
+
+  /** VM state lies behind the guest's disk, from the next L2 table on. */
+  #vmState(): VmStateFacet {
+    const { clusterBits, extended, l2Coverage } = this.image.geometry;
+    const start = (): number => l1EntriesFor(this.size, clusterBits, extended) * l2Coverage;
+    return {
+      read: (offset, target) => andThen(this.debug('vmstate_load'), () => this.read(start() + offset, target)),
+      write: (offset, source) => andThen(this.debug('vmstate_save'), () => this.write(start() + offset, source, 0)),
+    };
   }
 
   /** Drops tables that were not used for `seconds`. */
