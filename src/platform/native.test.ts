@@ -65,6 +65,12 @@ describe.skipIf(calls === undefined)('native', () => {
     closeSync(two);
   });
 
+  it('counts the waits of this thread', () => {
+    const before = n.waits();
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+    expect(n.waits()).toBeGreaterThan(before);
+  });
+
   it('copies inside the kernel', async () => {
     const [from, to] = [join(folder, 'from'), join(folder, 'to')];
     writeFileSync(from, 'abcdefghij');
@@ -83,8 +89,8 @@ it('VDISK_NATIVE=0 switches it off, and the report says what is lost', async () 
   vi.stubEnv('VDISK_NATIVE', '0');
   vi.resetModules();
   const fresh = await import('./native.js');
-  vi.unstubAllEnvs();
   expect(fresh.native()).toBeUndefined();
+  vi.unstubAllEnvs();
   expect(fresh.nativeReport().reason).toBe('VDISK_NATIVE=0 switches it off');
   expect(fresh.nativeReport().lost.join(' ')).toContain('not locked');
   if (calls !== undefined) expect(nativeReport()).toEqual({ available: true, lost: [] });

@@ -20,6 +20,7 @@ const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const lockTypes = { read: 0, write: 1, none: 2 } as const;
 const RWF_NOWAIT = 8;
+const RUSAGE_THREAD = 1;
 const AT_EMPTY_PATH = 0x1000;
 const STATX_DIOALIGN = 0x2000;
 
@@ -29,7 +30,6 @@ export type LockType = keyof typeof lockTypes;
 export class Native {
   readonly #koffi: Koffi;
   readonly #preadv2: ForeignFunction;
-  readonly #pwritev2: ForeignFunction;
   readonly #pread: ForeignFunction;
   readonly #pwrite: ForeignFunction;
   readonly #lseek: ForeignFunction;
@@ -39,10 +39,13 @@ export class Native {
   readonly #ioctl: ForeignFunction;
   readonly #sendfile: ForeignFunction;
   readonly #statx: ForeignFunction;
+  readonly #getrusage: ForeignFunction;
   readonly #addresses = new WeakMap<ArrayBufferLike, number>();
   /** One struct iovec: address and length, 64 bits each. */
   readonly #vector = new Uint32Array(4);
   readonly #vectorAddress: number;
+  /** struct rusage; voluntary context switches are its 17th word. */
+  readonly #usage = new BigInt64Array(18);
   /** The memory of the last call that was given an address: alive for as long as the kernel uses it. */
   #pinned: Uint8Array | undefined;
   /** The same for calls on other threads. */
@@ -53,7 +56,6 @@ export class Native {
     const libc = library.load(null);
     // Memory as a number (size_t) costs a fifth of handing the object over; the rare calls take objects (void *).
     this.#preadv2 = libc.func('preadv2', 'int64_t', ['int', 'size_t', 'int', 'int64_t', 'int']);
-    this.#pwritev2 = libc.func('pwritev2', 'int64_t', ['int', 'size_t', 'int', 'int64_t', 'int']);
     this.#pread = libc.func('pread', 'int64_t', ['int', 'size_t', 'size_t', 'int64_t']);
     this.#pwrite = libc.func('pwrite', 'int64_t', ['int', 'size_t', 'size_t', 'int64_t']);
     this.#lseek = libc.func('lseek', 'int64_t', ['int', 'int64_t', 'int']);
@@ -63,6 +65,7 @@ export class Native {
     this.#ioctl = libc.func('ioctl', 'int', ['int', 'size_t', 'void *']);
     this.#sendfile = libc.func('sendfile', 'int64_t', ['int', 'int', 'void *', 'size_t']);
     this.#statx = libc.func('statx', 'int', ['int', 'str', 'int', 'uint', 'void *']);
+    this.#getrusage = libc.func('getrusage', 'int', ['int', 'void *']);
     this.#vectorAddress = this.#addressOf(this.#vector);
   }
 
@@ -73,12 +76,6 @@ export class Native {
   readNow(fd: number, target: Uint8Array, offset: number): number {
     this.#fillVector(target);
     return this.#result(this.#preadv2(fd, this.#vectorAddress, 1, offset, RWF_NOWAIT));
-  }
-
-  /** Writes what fits without waiting; may be short. -EAGAIN, -EOPNOTSUPP as for {@link readNow}. */
-  writeNow(fd: number, source: Uint8Array, offset: number): number {
-    this.#fillVector(source);
-    return this.#result(this.#pwritev2(fd, this.#vectorAddress, 1, offset, RWF_NOWAIT));
   }
 
   /** Reads, waiting if need be. */
@@ -149,6 +146,12 @@ export class Native {
     const record = new Uint32Array(64);
     const answered = this.#statx(fd, '', AT_EMPTY_PATH, STATX_DIOALIGN, record) === 0 && (record[0]! & STATX_DIOALIGN) !== 0;
     return answered && record[39]! > 0 ? record[39]! : undefined;
+  }
+
+  /** How often this thread has waited for something so far, rather than been interrupted. */
+  waits(): number {
+    this.#getrusage(RUSAGE_THREAD, this.#usage);
+    return Number(this.#usage[16]);
   }
 
   #result(value: number): number {

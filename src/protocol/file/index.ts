@@ -105,7 +105,7 @@ async function openOps(driver: DriverName, context: OpenContext<FileOptions & No
     const stats = await statOpenFile(fd);
     if (!isRightKind(driver, stats)) throw wrongKind(driver, filename);
     const geometry = stats.isBlockDevice() ? deviceGeometry(fd, stats.rdev, native) : undefined;
-    const { type } = await statFileSystem(filename);
+    const { type } = await statFileSystem(filename).catch(() => ({ type: 0 }));
     return new FileOps({
       driver, filename, fd, readOnly, flags, native,
       size: geometry?.size ?? stats.size,

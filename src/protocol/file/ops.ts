@@ -48,7 +48,8 @@ export class FileOps extends BlockOps {
   readonly #native: Native | undefined;
   readonly #isDevice: boolean;
   readonly #facets: Partial<Facets>;
-  readonly #pace = new Pace();
+  /** None where there is no device to wait for. */
+  readonly #pace: Pace | undefined;
   capabilities: Capabilities;
   #size: number;
   /** End of the furthest write that was started: the file may become this long at any time. */
@@ -77,6 +78,8 @@ export class FileOps extends BlockOps {
     this.#fd = file.fd;
     this.#readOnly = file.readOnly;
     this.#locks = file.locks;
+    const waits = file.native ? () => file.native!.waits() : () => process.resourceUsage().voluntaryContextSwitches;
+    this.#pace = file.inMemory ? undefined : new Pace(waits);
     this.#transfer = this.#makeTransfer();
     this.capabilities = this.#describe();
     this.#facets = this.#makeFacets();
@@ -224,8 +227,8 @@ export class FileOps extends BlockOps {
   }
 
   #makeTransfer(): Transfer {
-    const { directAlignment, inMemory } = this.#file;
-    return directAlignment > 0 ? new DirectTransfer(this.#fd, directAlignment) : new BufferedTransfer(this.#fd, this.#native, inMemory);
+    const { directAlignment } = this.#file;
+    return directAlignment > 0 ? new DirectTransfer(this.#fd, directAlignment) : new BufferedTransfer(this.#fd, this.#native, this.#pace);
   }
 
   #wrote(end: number): void {
@@ -250,10 +253,10 @@ export class FileOps extends BlockOps {
   #allocate(mode: number, offset: number, length: number): MaybePromise<number> {
     const native = this.#native;
     if (native === undefined) return -Errno.EOPNOTSUPP;
-    const start = this.#pace.begin();
+    const start = this.#pace ? this.#pace.begin() : 0;
     if (start === undefined) return native.allocateLater(this.#fd, mode, offset, length);
     const result = native.allocate(this.#fd, mode, offset, length);
-    this.#pace.end(start, 0);
+    this.#pace?.end(start, 0);
     return result;
   }
 

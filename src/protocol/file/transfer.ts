@@ -3,7 +3,7 @@ import { read as readOnPool, readSync, write as writeOnPool, writeSync } from 'n
 import type { Native } from '../../platform/native.js';
 import { Errno, systemError } from '../../block/errors.js';
 import type { MaybePromise } from '../../util/maybe.js';
-import { Pace } from './pace.js';
+import type { Pace } from './pace.js';
 
 export interface Transfer {
   /** Fills the target; what lies past the file's end is zero. */
@@ -43,11 +43,13 @@ export class BufferedTransfer implements Transfer {
   readonly #fd: number;
   #readNow: Attempt;
   readonly #writeNow: Attempt;
-  readonly #pace = new Pace();
+  readonly #pace: Pace | undefined;
 
-  /** `inMemory`: the file system has no device to wait for. */
-  constructor(fd: number, native: Native | undefined, inMemory: boolean) {
+  /** Without a pace every write is made at once: the file system lives in memory and has no device to wait for. */
+  constructor(fd: number, native: Native | undefined, pace: Pace | undefined) {
+    const inMemory = pace === undefined;
     this.#fd = fd;
+    this.#pace = pace;
     if (inMemory) this.#readNow = native ? (file, bytes, offset) => native.read(file, bytes, offset) : attempt(readSync);
     else this.#readNow = native ? (file, bytes, offset) => native.readNow(file, bytes, offset) : mustWait;
     this.#writeNow = native ? (file, bytes, offset) => native.write(file, bytes, offset) : attempt(writeSync);
@@ -59,10 +61,10 @@ export class BufferedTransfer implements Transfer {
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
-    const start = this.#pace.begin();
+    const start = this.#pace ? this.#pace.begin() : 0;
     if (start === undefined) return writeLater(this.#fd, offset, source, 0);
     const count = this.#writeNow(this.#fd, source, offset);
-    this.#pace.end(start, source.length);
+    this.#pace?.end(start, source.length);
     if (count === source.length) return undefined;
     if (count < 0 && count !== -Errno.EINTR) throw systemError(-count, { op: 'write', offset, length: source.length });
     return writeLater(this.#fd, offset, source, Math.max(count, 0));
