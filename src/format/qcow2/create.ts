@@ -25,7 +25,7 @@ export async function createQcow2(target: BlockBackend, options: OptionValues & 
   writeU64(viewOf(table), 0, 2 * clusterSize);
   const block = new Uint8Array(clusterSize);
   for (let cluster = 0; cluster < 3; cluster++) writeRefcount(block, cluster, image.refcountOrder, 1);
-  await target.resize(3 * clusterSize);
+  await target.resize(3 * clusterSize, { exact: false });
   await target.write(0, serialiseHeader(newHeader(image)));
   await target.write(clusterSize, table);
   await target.write(2 * clusterSize, block);
