@@ -277,6 +277,7 @@ export class BlockGraph {
     const name = takeString(options, 'node-name') ?? `#block${String(this.#counter++).padStart(3, '0')}`;
     if (this.#nodes.has(name)) throw new BlockError('ALREADY_EXISTS', `Duplicate nodes with node-name='${name}'`);
     const own = takeCommon(options, inherited);
+    if (own.settings.forceShare && !own.readOnly) throw new BlockError('INVALID_ARGUMENT', 'force-share=on can only be used with read-only images');
     let driverName = takeString(options, 'driver');
     const opened: BlockChild[] = [];
     let node: BlockNode | undefined;

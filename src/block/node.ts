@@ -145,7 +145,7 @@ export class BlockNode {
 
   async resize(size: number, options: ResizeOptions): Promise<void> {
     if (this.readOnly) throw new BlockError('PERMISSION', 'Image is read-only', { node: this.name, op: 'resize', errno: Errno.EACCES });
-    if (!Number.isSafeInteger(size) || size < 0) throw new BlockError('OUT_OF_RANGE', 'Required too big image size, it must be not greater than 9223372035781033984', { errno: Errno.EINVAL });
+    if (!Number.isSafeInteger(size) || size < 0) throw new BlockError('OUT_OF_RANGE', 'Could not resize file: File too large', { errno: Errno.EFBIG });
     const { resize } = this.ops.capabilities;
     if (resize === 'none') throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support resize', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
     if (resize === 'grow' && size < this.size) throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support shrinking', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });

@@ -38,9 +38,9 @@ export function coerceOption(name: string, field: OptionField, value: unknown): 
       if (value === 'off' || value === 'false' || value === 'no' || value === 'n') return false;
       throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects 'on' or 'off'`);
     case 'size': {
-      const parsed = typeof value === 'string' ? (/^\s*-\d/.test(value) ? 'range' : parseSize(value)) : value;
+      const parsed = typeof value === 'string' ? parseSize(value) : value;
       if (parsed === 'range') throw new BlockError('INVALID_ARGUMENT', `Value '${String(value)}' is out of range for parameter '${name}'`);
-      if (typeof parsed === 'number' && Number.isSafeInteger(parsed)) return parsed;
+      if (typeof parsed === 'number' && Number.isInteger(parsed) && parsed >= 0) return parsed;
       throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects a non-negative number below 2^64`, {
         hint: 'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.',
       });

@@ -6,8 +6,8 @@ describe('parseSize', () => {
     ['0', 0], ['512', 512], ['1b', 1], ['1k', 1024], ['1K', 1024], ['64M', 67108864], ['1.5k', 1536], ['.5k', 512], ['5.k', 5120], [' 5k', 5120], ['+5k', 5120],
     ['1.0', 1], ['0x10', 16], ['1.1k', 1126], ['7E', 7 * 2 ** 60], ['18446744073709551615', 2 ** 64],
   ])('%s', (text, bytes) => expect(parseSize(text)).toBe(bytes));
-  it.each(['', 'k', 'abc', '1kk', '1Q', '1e3', '-1', '1.5', '0x10k', '0x', '.', '1 k', '1 '])('refuses %j', (text) => expect(parseSize(text)).toBe('invalid'));
-  it.each(['16E', '18446744073709551616', '99999999999999999999'])('%s is out of range', (text) => expect(parseSize(text)).toBe('range'));
+  it.each(['', 'k', 'abc', '1kk', '1Q', '1e3', '-1k', '1.5', '0x10k', '0x', '.', '1 k', '1 '])('refuses %j', (text) => expect(parseSize(text)).toBe('invalid'));
+  it.each(['-1', '16E', '18446744073709551616', '99999999999999999999'])('%s is out of range', (text) => expect(parseSize(text)).toBe('range'));
   it('applies the default suffix to bare numbers only', () => {
     expect(parseSize('3', 'M')).toBe(3 * 2 ** 20);
     expect(parseSize('3k', 'M')).toBe(3072);

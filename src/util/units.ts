@@ -5,9 +5,10 @@ const suffixes = 'BKMGTPE';
 /**
  * Bytes that `text` stands for: decimal or hexadecimal digits, or a decimal fraction, and an optional suffix b, k, M, G, T, P, E
  * (powers of 1024, either case). Without a suffix the unit is bytes, or `defaultSuffix`.
- * Values above 2^53 are rounded to the next double. 'invalid' where the text is no size, 'range' beyond 2^64-1.
+ * Values above 2^53 are rounded to the next double. 'invalid' where the text is no size, 'range' below 0 and beyond 2^64-1.
  */
 export function parseSize(text: string, defaultSuffix = 'B'): number | 'invalid' | 'range' {
+  if (/^\s*-\d+$/.test(text)) return 'range';
   const hex = /^\s*\+?0[xX]([0-9a-fA-F]+)$/.exec(text);
   if (hex) return inRange(BigInt(`0x${hex[1]}`));
   const match = /^\s*\+?(\d+)(?:\.(\d*))?([bkmgtpe]?)$/i.exec(text) ?? /^\s*\+?(\d*)\.(\d+)([bkmgtpe]?)$/i.exec(text);

@@ -46,7 +46,7 @@ export function secretBytes({ properties: { data, file, format } }: UserObject):
   try {
     raw = typeof data === 'string' ? Buffer.from(data) : readFileSync(String(file));
   } catch {
-    throw new CliError(`Failed to open file “${String(file)}”: No such file or directory`);
+    throw new CliError(`Unable to read ${String(file)}: Failed to open file “${String(file)}”: No such file or directory`);
   }
   return format === 'base64' ? Buffer.from(raw.toString('latin1'), 'base64') : raw;
 }

@@ -57,7 +57,7 @@ export async function main(argv: string[]): Promise<number> {
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
       if (error.code === 'NOT_SUPPORTED') {
-        if (!json) reportError('This image format does not support checks');
+        reportError('This image format does not support checks');
         throw new ExitError(exitCode.unsupported);
       }
       throw new CliError(`Check failed: ${strerror(error.errno)}`);
