@@ -55,13 +55,6 @@ export class ReceiveBuffer {
     this.#start += length;
   }
 
-  /** Consumes at most `length` bytes and returns how many. */
-  skip(length: number): number {
-    const taken = Math.min(length, this.available);
-    this.#start += taken;
-    return taken;
-  }
-
   /** The block whose bytes a pending request reads; give it back with release(). */
   hold(): Block {
     this.#block.references++;

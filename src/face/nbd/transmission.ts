@@ -58,8 +58,11 @@ interface WriteStream {
   remaining: number;
   /** Pieces not complete. */
   pending: number;
-  failure: { readonly error: unknown } | undefined;
+  /** Set: the rest of the payload is only read, then the request fails. */
+  failure: Failure | undefined;
 }
+
+interface Failure { readonly error: number; readonly message: string }
 
 export class Transmission {
   readonly #session: Session;
@@ -74,7 +77,6 @@ export class Transmission {
   #sink: Duplex | undefined;
   #intake: Intake | undefined;
   #stream: WriteStream | undefined;
-  #skip = 0;
   #inFlight = 0;
   #pendingBytes = 0;
   #turnBytes = 0;
@@ -158,10 +160,6 @@ export class Transmission {
   /** Takes one step through the input; false: it needs more bytes. */
   #serveOne(): boolean {
     const input = this.#input;
-    if (this.#skip > 0) {
-      this.#skip -= input.skip(this.#skip);
-      return this.#skip === 0;
-    }
     if (this.#stream !== undefined) return this.#advanceStream(this.#stream);
     if (input.available < this.#headerSize) return false;
     if (decodeRequest(input.bytes, input.start, this.#session.extended, this.#request)) return this.#dispatch(this.#request);
@@ -204,7 +202,8 @@ export class Transmission {
     }
     if (this.#ending && this.#inFlight === 0) {
       this.#queue.send();
-      this.#sink?.end();
+      const sink = this.#sink;
+      sink?.end(() => sink.destroy());
     }
   }
 
@@ -248,20 +247,14 @@ export class Transmission {
   #dispatch(request: Request): boolean {
     const { type, length } = request;
     const input = this.#input;
-    if (this.#session.extended ? (request.flags & CommandFlag.PAYLOAD_LEN) !== 0 : type === Command.WRITE) {
+    // QEMU's client leaves PAYLOAD_LEN out of its extended writes.
+    if (type === Command.WRITE || (this.#session.extended && (request.flags & CommandFlag.PAYLOAD_LEN) !== 0)) {
       const problem = this.#payloadProblem(request);
-      if (problem !== 0) {
-        input.consume(this.#headerSize);
-        this.#replies.failure(request, problem, 'Request with payload refused');
-        if (length > 0xffffffff) this.finish();
-        else this.#skip = length;
-        return true;
-      }
-      if (length > WHOLE_WRITE) {
+      if (problem !== undefined || length > WHOLE_WRITE) {
         input.consume(this.#headerSize);
         this.#stream = {
           cookie: cookieOf(request), fua: (request.flags & CommandFlag.FUA) !== 0, offset: request.offset, remaining: length, pending: 0,
-          failure: undefined,
+          failure: problem,
         };
         return true;
       }
@@ -298,14 +291,15 @@ export class Transmission {
     }
   }
 
-  /** Why a request with payload is refused, as NBD errno; 0 if it is not. */
-  #payloadProblem({ type, flags, offset, length }: Request): number {
+  /** Why a request with payload is refused. */
+  #payloadProblem({ type, flags, offset, length }: Request): Failure | undefined {
     const { lent, extended } = this.#session;
-    if (type === Command.BLOCK_STATUS && extended) return length <= WHOLE_WRITE ? 0 : NbdErrno.EINVAL;
-    if (type !== Command.WRITE || (flags & ~(CommandFlag.FUA | CommandFlag.PAYLOAD_LEN)) !== 0 || length > MAX_PAYLOAD) return NbdErrno.EINVAL;
-    if (!lent.writable) return NbdErrno.EPERM;
-    if (offset + length > lent.size) return NbdErrno.ENOSPC;
-    return this.#misaligned(offset, length) ? NbdErrno.EINVAL : 0;
+    const malformed = { error: NbdErrno.EINVAL, message: 'Malformed request' };
+    if (type === Command.BLOCK_STATUS && extended) return length <= WHOLE_WRITE ? undefined : malformed;
+    if (type !== Command.WRITE || (flags & ~(CommandFlag.FUA | CommandFlag.PAYLOAD_LEN)) !== 0 || length > MAX_PAYLOAD) return malformed;
+    if (!lent.writable) return { error: NbdErrno.EPERM, message: 'Export is read-only' };
+    if (offset + length > lent.size) return { error: NbdErrno.ENOSPC, message: 'Write past the end of the export' };
+    return this.#misaligned(offset, length) ? malformed : undefined;
   }
 
   #misaligned(offset: number, length: number): boolean {
@@ -396,10 +390,13 @@ export class Transmission {
     const input = this.#input;
     const have = input.available;
     let bytes = stream.remaining;
-    if (have < bytes) {
+    if (stream.failure !== undefined) {
+      bytes = Math.min(have, bytes);
+      if (bytes === 0 && stream.remaining > 0) return false;
+    } else if (have < bytes) {
       if (!input.full) return false;
       bytes = have - ((stream.offset + have) % WRITE_ALIGNMENT);
-      if (bytes <= 0) bytes = have;
+      if (bytes <= 0) return false;
     }
     const source = viewOf(input.bytes, input.start, bytes);
     const { offset } = stream;
@@ -413,7 +410,7 @@ export class Transmission {
         const result = this.#session.lent.backend.write(offset, source);
         if (isPromise(result)) this.#awaitPiece(stream, result);
       } catch (error) {
-        stream.failure = { error };
+        stream.failure = failureOf(error);
       }
     }
     this.#completeStream(stream);
@@ -424,7 +421,7 @@ export class Transmission {
     const block = this.#input.hold();
     stream.pending++;
     this.#inFlight++;
-    void result.catch((error: unknown) => { stream.failure ??= { error }; }).then(() => {
+    void result.catch((error: unknown) => { stream.failure ??= failureOf(error); }).then(() => {
       this.#input.release(block);
       stream.pending--;
       this.#completeStream(stream);
@@ -434,7 +431,7 @@ export class Transmission {
 
   #completeStream({ cookie, fua, remaining, pending, failure }: WriteStream): void {
     if (remaining > 0 || pending > 0) return;
-    if (failure !== undefined) return this.#fail(cookie, failure.error);
+    if (failure !== undefined) return this.#emit(() => this.#replies.failure(cookie, failure.error, failure.message));
     this.#emit(() => this.#attempt(cookie, () => this.#run(cookie, fua ? this.#session.lent.backend.flush() : undefined)));
   }
 
@@ -497,4 +494,8 @@ export class Transmission {
       this.#replies.status(cookie, contexts[index]!.id, extents, index === answers.length - 1 ? ReplyFlag.DONE : 0));
     this.#run(cookie, andThen(gathered, () => this.#emit(emit)), false);
   }
+}
+
+function failureOf(error: unknown): Failure {
+  return { error: wireError(error), message: errorText(error) };
 }
