@@ -54,7 +54,7 @@ export class Native {
   constructor(library: Koffi) {
     this.#koffi = library;
     const libc = library.load(null);
-    // Memory as a number (size_t) costs a fifth of handing the object over; the rare calls take objects (void *).
+    // Handing memory over as a number (size_t) is quicker than as an object; the rare calls take objects (void *).
     this.#preadv2 = libc.func('preadv2', 'int64_t', ['int', 'size_t', 'int', 'int64_t', 'int']);
     this.#pread = libc.func('pread', 'int64_t', ['int', 'size_t', 'size_t', 'int64_t']);
     this.#pwrite = libc.func('pwrite', 'int64_t', ['int', 'size_t', 'size_t', 'int64_t']);

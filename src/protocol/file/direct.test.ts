@@ -1,16 +1,18 @@
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, statfsSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { BlockBackend } from '../../block/child.js';
 import { BlockGraph } from '../../block/graph.js';
 import { DriverRegistry } from '../../block/registry.js';
+import { native } from '../../platform/native.js';
 import { conformanceCases } from '../../testing/conformance.js';
 import { probeAlignment } from './direct.js';
 import { file } from './index.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'vdisk-direct-'));
 const graph = new BlockGraph({ drivers: new DriverRegistry([file]) });
+const tmpfs = 0x01021994;
 let counter = 0;
 const fresh = (size: number): string => {
   const path = join(folder, `image-${counter++}`);
@@ -77,6 +79,24 @@ describe.skipIf(!hasDirect())('file with cache.direct', () => {
     await written;
     expect(readFileSync(path)[(1 << 20) + 4095]).toBe(9);
     expect(ops.size).toBe((1 << 20) + 4096);
+  });
+
+  it.skipIf(native() === undefined || statfsSync(folder).type === tmpfs)('what is not cached is read elsewhere, and at once when it is', async () => {
+    const path = fresh(1 << 20);
+    const direct = await open(path);
+    await direct.write(0, new Uint8Array(1 << 20).fill(7));
+    await direct.close();
+    const disk = await graph.openBackend({ driver: 'file', filename: path });
+    const target = new Uint8Array(4096);
+    const first = disk.read(1 << 19, target);
+    expect(first).toBeInstanceOf(Promise);
+    await first;
+    expect(target.every((byte) => byte === 7)).toBe(true);
+    expect(disk.read(1 << 19, target.fill(0))).toBeUndefined();
+    expect(target.every((byte) => byte === 7)).toBe(true);
+    const whole = new Uint8Array(1 << 20);
+    await disk.read(0, whole);
+    expect(whole.every((byte) => byte === 7)).toBe(true);
   });
 
   it('preallocates', async () => {

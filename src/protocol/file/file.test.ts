@@ -77,6 +77,20 @@ describe('file', () => {
     expect(target.every((byte) => byte === 5)).toBe(true);
   });
 
+  it('moves large requests on other threads', async () => {
+    const path = fresh();
+    const { ops } = (await open(path)).node;
+    const source = Buffer.alloc(9 << 20, 'vdisk');
+    const written = ops.write(100, source, 0);
+    expect(written).toBeInstanceOf(Promise);
+    await written;
+    const target = Buffer.alloc(9 << 20);
+    const read = ops.read(100, target, 0);
+    expect(read).toBeInstanceOf(Promise);
+    await read;
+    expect(target.equals(source)).toBe(true);
+  });
+
   it('reads what another process cut off as zeroes', async () => {
     const path = fresh(new Uint8Array(8192).fill(5));
     const disk = await open(path, { locking: 'off' });

@@ -14,6 +14,9 @@ export interface Transfer {
 /** Most bytes one system call moves. */
 const longest = 0x7ffff000;
 
+/** Copying more than this takes so long that others would wait for it: it goes to another thread whether cached or not. */
+const longestHere = 4 << 20;
+
 /** Bytes moved, or -errno. */
 type Attempt = (fd: number, bytes: Uint8Array, offset: number) => number;
 
@@ -56,13 +59,14 @@ export class BufferedTransfer implements Transfer {
   }
 
   read(offset: number, target: Uint8Array): MaybePromise<void> {
+    if (target.length > longestHere) return readLater(this.#fd, offset, target, 0);
     const count = this.#readNow(this.#fd, target, offset);
     return count === target.length ? undefined : this.#readRest(offset, target, count);
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
     const start = this.#pace ? this.#pace.begin() : 0;
-    if (start === undefined) return writeLater(this.#fd, offset, source, 0);
+    if (start === undefined || source.length > longestHere) return writeLater(this.#fd, offset, source, 0);
     const count = this.#writeNow(this.#fd, source, offset);
     this.#pace?.end(start, source.length);
     if (count === source.length) return undefined;
