@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { formatBytes, formatSize, parseSize } from './units.js';
+import { formatBytes, formatHundredths, formatSize, parseSize } from './units.js';
 
 describe('parseSize', () => {
   it.each([
@@ -18,6 +18,10 @@ it.each([
   [0, '0 B'], [1, '1 B'], [512, '512 B'], [999, '999 B'], [1000, '0.977 KiB'], [1024, '1 KiB'], [65536, '64 KiB'], [1000448, '977 KiB'],
   [1024000, '0.977 MiB'], [1500000256, '1.4 GiB'], [1000000000000, '931 GiB'], [197120, '192 KiB'], [2 ** 60, '1 EiB'],
 ])('formatSize(%d)', (bytes, text) => expect(formatSize(bytes)).toBe(text));
+
+it.each([[3.125, '3.12'], [9.375, '9.38'], [1.145, '1.15'], [0.005, '0.01'], [66.666, '66.67'], [100, '100.00'], [0.125, '0.12'], [0.375, '0.38']])('formatHundredths(%d)', (value, text) => {
+  expect(formatHundredths(value)).toBe(text);
+});
 
 it('writes large byte counts with all their digits', () => {
   expect(formatBytes(7.5 * 2 ** 60)).toBe('8646911284551352320');

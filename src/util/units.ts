@@ -43,6 +43,13 @@ export function fixed(value: number, digits: number): string {
   return scaled - below === 0.5 ? ((below + below % 2) / 10 ** digits).toFixed(digits) : value.toFixed(digits);
 }
 
+/** C's `%.2f`: a tie goes to the even digit. */
+export function formatHundredths(value: number): string {
+  const tie = Number.isInteger(value * 8) && (value * 8) % 2 !== 0;
+  const down = Math.floor(value * 100);
+  return (tie && down % 2 === 0 ? down / 100 : value).toFixed(2);
+}
+
 /** C's `%.<digits>g`. */
 function significant(value: number, digits: number): string {
   const [mantissa, exponent] = value.toExponential(digits - 1).split('e') as [string, string];

@@ -1,4 +1,5 @@
 /** The peers' progress line, `    (12.34/100%)\r`, and a machine-readable one for `--progress json`. */
+import { formatHundredths } from '../../util/units.js';
 import { err, flushOut, out } from './output.js';
 
 export type ProgressStyle = 'none' | 'line' | 'json';
@@ -16,7 +17,7 @@ export class Progress {
   readonly #minimumStep: number;
   #percent = 0;
   #printed = 0;
-  readonly #onSignal = () => err(`    (${this.#percent.toFixed(2)}/100%)\n`);
+  readonly #onSignal = () => err(`    (${formatHundredths(this.#percent)}/100%)\n`);
 
   constructor(enabled: boolean, minimumStep = 1) {
     this.#style = settings.json ? 'json' : enabled ? 'line' : 'none';
@@ -26,7 +27,7 @@ export class Progress {
 
   /** `done` of `total`, any unit. Start and end always show; between them a step either way must be large enough. */
   report(done: number, total: number): void {
-    this.#percent = total === 0 ? 100 : Math.min(100, (done / total) * 100);
+    this.#percent = total === 0 ? 100 : Math.min(100, Math.fround((done / total) * 100));
     const shows = this.#percent === 0 || this.#percent === 100 || Math.abs(this.#percent - this.#printed) > this.#minimumStep;
     if (this.#style === 'none' || !shows) return;
     this.#printed = this.#percent;
@@ -43,7 +44,7 @@ export class Progress {
   #print(): void {
     if (this.#style === 'json') err(`${JSON.stringify({ progress: Number(this.#percent.toFixed(2)) })}\n`);
     else {
-      out(`    (${this.#percent.toFixed(2)}/100%)\r`);
+      out(`    (${formatHundredths(this.#percent)}/100%)\r`);
       flushOut();
     }
   }

@@ -3,6 +3,7 @@ import { BlockError, strerror } from '../../../block/errors.js';
 import type { CheckResult } from '../../../block/facets.js';
 import { checkImage, type Repair } from '../../../image/check.js';
 import { printQJson } from '../../../util/qjson.js';
+import { formatHundredths } from '../../../util/units.js';
 import { CliError, err, ExitError, out, reportError, say, setQuiet, usageError } from '../output.js';
 import { cacheArgument, openImage, type CacheMode } from '../open.js';
 import { checkImageOptions, oneFilename, outputFormat, VerbOptions } from './options.js';
@@ -90,7 +91,7 @@ function textResult(result: CheckResult): string {
   if (leaks > 0) text += `\n${leaks} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n`;
   if (checkErrors > 0) text += `\n${checkErrors} internal errors have occurred during the check.\n`;
   if (totalClusters > 0 && allocatedClusters > 0) {
-    const percent = (part: number, whole: number): string => `${((part * 100) / whole).toFixed(2)}%`;
+    const percent = (part: number, whole: number): string => `${formatHundredths((part * 100) / whole)}%`;
     text += `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, `
       + `${percent(fragmentedClusters, allocatedClusters)} fragmented, ${percent(compressedClusters, allocatedClusters)} compressed clusters\n`;
   }
