@@ -43,7 +43,7 @@ export class BlockNode {
   readOnly: boolean;
   /** Users that hold the node without an edge (the opener, until it attaches). */
   holds = 0;
-  readonly #unaligned = new RangeLock();
+  readonly #unaligned = new RangeLock({ fair: false });
   readonly #onResize = new Set<(size: number) => void>();
 
   constructor(init: {

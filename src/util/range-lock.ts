@@ -1,4 +1,4 @@
-/** Shared and exclusive locks over byte ranges, granted in order of arrival. */
+/** Shared and exclusive locks over byte ranges. */
 import { isPromise, type MaybePromise } from './maybe.js';
 
 export type LockMode = 'shared' | 'exclusive';
@@ -16,12 +16,17 @@ interface Waiter {
 }
 
 /**
- * Two holds conflict when their ranges overlap and one is exclusive. A lock also waits for earlier waiters it conflicts with, so
- * nobody starves. Not reentrant.
+ * Two holds conflict when their ranges overlap and one is exclusive. A fair lock also waits for earlier waiters it conflicts with,
+ * so nobody starves; an unfair one overtakes them, so that only who really holds a range is waited for. Not reentrant.
  */
 export class RangeLock {
+  readonly #fair: boolean;
   readonly #held: RangeHold[] = [];
   readonly #waiting: Waiter[] = [];
+
+  constructor({ fair = true }: { readonly fair?: boolean } = {}) {
+    this.#fair = fair;
+  }
 
   /** Nothing is held or waited for. */
   get idle(): boolean {
@@ -81,6 +86,7 @@ export class RangeLock {
   /** Whether a hold or one of the first `waiters` waiters is in the way. */
   #blocked(wanted: RangeHold, waiters: number): boolean {
     for (const hold of this.#held) if (conflict(hold, wanted)) return true;
+    if (!this.#fair) return false;
     for (let at = 0; at < waiters; at++) if (conflict(this.#waiting[at]!.hold, wanted)) return true;
     return false;
   }
