@@ -14,6 +14,7 @@ export interface Facets {
   readonly blkdebug: BlkdebugFacet;
   readonly vmState: VmStateFacet;
   readonly copyRange: CopyRangeFacet;
+  readonly background: BackgroundFacet;
   readonly allocatedSize: AllocatedSizeFacet;
   readonly makeEmpty: MakeEmptyFacet;
 }
@@ -129,6 +130,9 @@ export interface CopyRangeFacet {
   /** Host-side copy (reflink, copy_file_range) from another descriptor; resolves false where the host cannot. */
   copyFrom(source: DescriptorFacet, sourceOffset: number, offset: number, length: number): Promise<boolean>;
 }
+
+/** Large writes may be done on another thread while their sender, who has more to do meanwhile, goes on. */
+export interface BackgroundFacet { allowBackgroundWrites(): void }
 
 /** Bytes of host storage spent on this layer. */
 export interface AllocatedSizeFacet { allocatedSize(): Promise<number> }

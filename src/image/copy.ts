@@ -2,15 +2,18 @@
 import type { BlockBackend } from '../block/child.js';
 import { Req } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
+import type { BlockNode } from '../block/node.js';
 import { eventsHandled, isZero } from '../platform/bytes.js';
 import { isPromise } from '../util/maybe.js';
-import { Mutex, run, wait, type Steps } from '../util/steps.js';
+import { run, wait, type Steps } from '../util/steps.js';
 import { CopyPlan, type CopySegment, type CopySource } from './copy-plan.js';
 import { RatePacer } from './pacer.js';
 
 const sector = 512;
-/** Largest piece that is read, then written. */
-const pieceBytes = 2 << 20;
+/** Progress and errors speak of chunks of this size, as the peer's do. */
+const chunkBytes = 2 << 20;
+/** Read, then written: little enough to stay in a core's cache between the two. */
+const pieceBytes = 256 << 10;
 const turnMs = 50;
 
 export interface CopyControl {
@@ -48,38 +51,93 @@ export async function copyImages(sources: readonly CopySource[], target: BlockBa
     targetBackingSize: control.targetBackingSize,
     onUnknown: control.salvage && ((offset, error) => control.salvage?.(`error while reading block status at offset ${offset}: ${error.message}`)),
   });
+  allowBackgroundWrites(target.node);
   await new Copy(plan, target, control).run();
 }
 
+/** While one thread writes a piece, this one reads the next. */
+function allowBackgroundWrites(node: BlockNode): void {
+  const facet = node.facet('background');
+  if (facet) facet.allowBackgroundWrites();
+  else for (const child of node.children.values()) if (child.role !== 'cow') allowBackgroundWrites(child.node);
+}
+
+/** A part of a segment with room in memory for it. */
+interface Piece extends CopySegment {
+  /** Start of the chunk it belongs to, for progress and errors. */
+  readonly chunk: number;
+  readonly ticket: number;
+}
+
+/**
+ * Pieces are started one after the other. Where nothing waits, one is done before the next begins, and they all use the same
+ * memory; those that wait do so beside each other.
+ */
 class Copy {
   readonly #plan: CopyPlan;
   readonly #target: BlockBackend;
   readonly #control: CopyControl;
+  readonly #pieceBytes: number;
   readonly #pacer: RatePacer;
-  readonly #taking = new Mutex();
   readonly #order = new WriteOrder();
+  readonly #buffers: Uint8Array[] = [];
+  readonly #underWay = new Set<Promise<void>>();
+  #chunk: CopySegment | undefined;
   #next = 0;
   #done = 0;
   #total = 0;
-  #failed = false;
+  #failure: { readonly error: unknown } | undefined;
   #lastTurn = performance.now();
 
   constructor(plan: CopyPlan, target: BlockBackend, control: CopyControl) {
     this.#plan = plan;
     this.#target = target;
     this.#control = control;
+    this.#pieceBytes = Math.max(pieceBytes, control.compressedCluster ?? 0, control.zeroUnit, control.minSparse);
     this.#pacer = new RatePacer(control.rate ?? 0);
   }
 
   async run(): Promise<void> {
     if (this.#control.progress || this.#control.salvage) await run(this.#count());
-    const workers = [];
-    for (let i = 0; i < this.#control.parallel && this.#next < this.#plan.size; i++) {
-      // Where nothing waits, the first does it all and the others find nothing left.
-      workers.push(settle(() => run(this.#work())));
+    try {
+      while (this.#failure === undefined) {
+        const taken = run(this.#take());
+        const piece = isPromise(taken) ? await taken : taken;
+        if (piece === undefined) break;
+        this.#start(piece);
+        if (this.#underWay.size >= this.#control.parallel) await Promise.race(this.#underWay);
+        else if (this.#underWay.size > 0 || performance.now() - this.#lastTurn > turnMs) await this.#turn();
+        if (this.#control.rate) await this.#pacer.spent(this.#isWork(piece.kind) ? piece.length : 0);
+      }
+    } catch (error) {
+      this.#fail(error);
     }
-    const failures = (await Promise.all(workers)).filter((failure) => failure !== undefined);
-    if (failures.length > 0) throw failures[0]!.error;
+    await Promise.all(this.#underWay);
+    if (this.#failure !== undefined) throw this.#failure.error;
+  }
+
+  /** Others get their turn: signals, timers, and what has been waited for. */
+  async #turn(): Promise<void> {
+    await eventsHandled();
+    this.#control.signal?.throwIfAborted();
+    this.#lastTurn = performance.now();
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= { error };
+    this.#order.abandon();
+  }
+
+  #start(piece: Piece): void {
+    let done;
+    try {
+      done = run(this.#copyPiece(piece));
+    } catch (error) {
+      return this.#fail(error);
+    }
+    if (!isPromise(done)) return;
+    const waited: Promise<void> = done.catch((error: unknown) => this.#fail(error)).then(() => void this.#underWay.delete(waited));
+    this.#underWay.add(waited);
   }
 
   /** How much there is to do, for the progress. */
@@ -91,60 +149,64 @@ class Copy {
     }
   }
 
+  /** What has to go through memory. */
   #isWork(kind: CopySegment['kind']): boolean {
     return kind === 'data' || (kind === 'zero' && this.#control.minSparse === 0);
   }
 
-  *#work(): Steps<void> {
-    const buffer = new Uint8Array(pieceBytes);
-    try {
-      for (;;) {
-        const piece = yield* wait(this.#taking.run(() => run(this.#take())));
-        if (piece === undefined) return;
-        yield* this.#copyPiece(piece, buffer.subarray(0, Math.min(piece.length, pieceBytes)));
-        yield* this.#turn();
-      }
-    } catch (error) {
-      this.#failed = true;
-      this.#order.abandon();
-      throw error;
+  *#take(): Steps<Piece | undefined> {
+    const offset = this.#next;
+    if (offset >= this.#plan.size) return undefined;
+    let chunk = this.#chunk;
+    if (chunk === undefined || offset === chunk.offset + chunk.length) {
+      const segment = yield* this.#plan.segment(offset, this.#plan.size);
+      const isWork = this.#isWork(segment.kind);
+      this.#chunk = chunk = { ...segment, length: isWork ? Math.min(segment.length, chunkBytes) : segment.length };
+      if (isWork) this.#control.progress?.(this.#done += chunk.length, this.#total);
     }
-  }
-
-  *#take(): Steps<(CopySegment & { readonly ticket: number }) | undefined> {
-    if (this.#failed || this.#next >= this.#plan.size) return undefined;
-    const piece = yield* this.#plan.segment(this.#next, this.#plan.size);
-    const isWork = this.#isWork(piece.kind);
-    const length = isWork ? Math.min(piece.length, pieceBytes) : piece.length;
+    const skipped = offset - chunk.offset;
+    const left = chunk.length - skipped;
+    const length = this.#isWork(chunk.kind) ? Math.min(left, this.#pieceBytes - (offset % this.#pieceBytes)) : left;
     this.#next += length;
-    if (isWork) this.#control.progress?.(this.#done += length, this.#total);
-    return { ...piece, length, ticket: this.#order.ticket() };
+    const host = chunk.host && { node: chunk.host.node, offset: chunk.host.offset + skipped };
+    return { kind: chunk.kind, offset, length, host, chunk: chunk.offset, ticket: this.#order.ticket() };
   }
 
-  *#copyPiece(piece: CopySegment & { readonly ticket: number }, buffer: Uint8Array): Steps<void> {
-    const { kind, offset, length, ticket } = piece;
-    if (this.#control.offload && kind === 'data' && piece.host && (yield* this.#offloaded(piece))) {
-      this.#order.done(ticket);
+  *#copyPiece(piece: Piece): Steps<void> {
+    if (piece.kind === 'data' && this.#control.offload && (yield* this.#offloaded(piece))) {
+      this.#order.done(piece.ticket);
       return;
     }
-    const isWork = this.#isWork(kind);
-    if (kind === 'data') yield* this.#read(offset, buffer);
-    else if (isWork) buffer.fill(0);
-    if (!this.#control.outOfOrder && !(yield* wait(this.#order.turn(ticket)))) return;
-    const written = run(this.#write(piece, buffer));
-    // Compressed clusters take long to make and are small to write: the next piece need not wait for them.
-    if (this.#control.compressedCluster !== undefined) this.#order.done(ticket);
-    yield* wait(written);
-    this.#order.done(ticket);
-    if (isWork && this.#control.rate) yield* wait(this.#pacer.spent(length));
+    if (!this.#isWork(piece.kind)) return yield* this.#inOrder(piece, undefined);
+    const memory = this.#buffers.pop() ?? new Uint8Array(this.#pieceBytes);
+    try {
+      const buffer = memory.subarray(0, piece.length);
+      if (piece.kind === 'data') yield* this.#read(piece, buffer);
+      else buffer.fill(0);
+      yield* this.#inOrder(piece, buffer);
+    } finally {
+      this.#buffers.push(memory);
+    }
   }
 
-  *#read(offset: number, target: Uint8Array): Steps<void> {
+  /** Writes are sent in order; they may be under way beside each other. */
+  *#inOrder(piece: Piece, buffer: Uint8Array | undefined): Steps<void> {
+    if (!this.#control.outOfOrder && !(yield* wait(this.#order.turn(piece.ticket)))) return;
+    let written;
+    try {
+      written = run(this.#write(piece, buffer));
+    } finally {
+      this.#order.done(piece.ticket);
+    }
+    yield* wait(written);
+  }
+
+  *#read({ offset, chunk }: Piece, target: Uint8Array): Steps<void> {
     try {
       yield* this.#plan.read(offset, target);
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
-      if (!this.#control.salvage) throw placed(error, `error while reading at byte ${offset}`);
+      if (!this.#control.salvage) throw placed(error, `error while reading at byte ${chunk}`);
       yield* this.#salvage(offset, target);
     }
   }
@@ -163,16 +225,16 @@ class Copy {
     }
   }
 
-  *#write({ kind, offset, length }: CopySegment, buffer: Uint8Array): Steps<void> {
+  *#write({ kind, offset, length, chunk }: Piece, buffer: Uint8Array | undefined): Steps<void> {
     const { compressedCluster, minSparse } = this.#control;
     try {
       if (kind === 'backing') return;
-      if (!this.#isWork(kind)) yield* this.#zero(offset, length);
+      if (buffer === undefined) yield* this.#zero(offset, length);
       else if (compressedCluster !== undefined) yield* this.#writeCompressed(offset, buffer, compressedCluster);
       else if (minSparse === 0) yield* wait(this.#target.write(offset, buffer));
       else yield* this.#writeSparse(offset, buffer);
     } catch (error) {
-      throw error instanceof BlockError ? placed(error, `error while writing at byte ${offset}`) : error;
+      throw error instanceof BlockError ? placed(error, `error while writing at byte ${chunk}`) : error;
     }
   }
 
@@ -212,23 +274,15 @@ class Copy {
   }
 
   /** False: the host cannot, and is not asked again for this piece. */
-  *#offloaded({ host, offset, length }: CopySegment): Steps<boolean> {
-    const from = host!.node.facet('descriptor');
+  *#offloaded({ host, offset, length, chunk }: Piece): Steps<boolean> {
+    const from = host?.node.facet('descriptor');
     const to = this.#target.node.facet('copyRange');
     if (from === undefined || to === undefined) return false;
     try {
       return yield* wait(to.copyFrom(from, host!.offset, offset, length));
     } catch (error) {
-      throw error instanceof BlockError ? placed(error, `error while writing at byte ${offset}`) : error;
+      throw error instanceof BlockError ? placed(error, `error while writing at byte ${chunk}`) : error;
     }
-  }
-
-  /** Now and then signals and timers are served, also where nothing waits. */
-  *#turn(): Steps<void> {
-    if (performance.now() - this.#lastTurn < turnMs) return;
-    yield* wait(eventsHandled());
-    this.#control.signal?.throwIfAborted();
-    this.#lastTurn = performance.now();
   }
 }
 
@@ -268,9 +322,4 @@ class WriteOrder {
 
 function placed(error: BlockError, place: string): BlockError {
   return new BlockError(error.code, `${place}: ${error.message}`, error.context, error);
-}
-
-/** The failure of a request, or undefined. */
-function settle(request: () => void | Promise<void>): Promise<{ readonly error: unknown } | undefined> {
-  return new Promise<void>((resolve) => resolve(request())).then(() => undefined, (error: unknown) => ({ error }));
 }

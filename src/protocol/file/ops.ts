@@ -214,6 +214,7 @@ export class FileOps extends BlockOps {
     const copyRange: CopyRangeFacet = { copyFrom: (source, sourceOffset, offset, length) => this.#copyFrom(source.fd, sourceOffset, offset, length) };
     return {
       descriptor,
+      background: { allowBackgroundWrites: () => { if (this.#transfer instanceof BufferedTransfer) this.#transfer.background = true; } },
       formatInfo: { specific: () => ({ type: 'file', data: {} }) },
       allocatedSize: { allocatedSize: () => statFile(this.#fd).then(({ blocks }) => blocks * 512) },
       ...(this.#native && { copyRange }),

@@ -17,6 +17,9 @@ const longest = 0x7ffff000;
 /** Copying more than this takes so long that others would wait for it: it goes to another thread whether cached or not. */
 const longestHere = 4 << 20;
 
+/** Writes below are done sooner than they are handed to another thread. */
+const backgroundFrom = 128 * 1024;
+
 /** Bytes moved, or -errno. */
 type Attempt = (fd: number, bytes: Uint8Array, offset: number) => number;
 
@@ -47,6 +50,9 @@ export class BufferedTransfer implements Transfer {
   #readNow: Attempt;
   readonly #writeNow: Attempt;
   readonly #pace: Pace | undefined;
+  /** One large write at a time is done on another thread, so that its sender can go on. */
+  background = false;
+  #away = false;
 
   /** Without a pace every write is made at once: the file system lives in memory and has no device to wait for. */
   constructor(fd: number, native: Native | undefined, pace: Pace | undefined) {
@@ -65,6 +71,10 @@ export class BufferedTransfer implements Transfer {
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
+    if (this.background && !this.#away && source.length >= backgroundFrom) {
+      this.#away = true;
+      return writeLater(this.#fd, offset, source, 0).finally(() => { this.#away = false; });
+    }
     const start = this.#pace ? this.#pace.begin() : 0;
     if (start === undefined || source.length > longestHere) return writeLater(this.#fd, offset, source, 0);
     const count = this.#writeNow(this.#fd, source, offset);
