@@ -1,7 +1,7 @@
 /** Converting images: what one or several of them show, stored in another, which is made for it or exists. */
 import type { BlockBackend } from '../block/child.js';
 import { createImageFile, protocolOf } from '../block/create.js';
-import { DirtyBitmap } from '../block/dirty-bitmap.js';
+import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import { Req, type BlockDriver } from '../block/driver.js';
 import { BlockError, Errno } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
@@ -52,7 +52,7 @@ export async function convertImages(graph: BlockGraph, request: ConvertRequest):
 
   if (planned) {
     request.creating?.();
-    await createTarget(graph, create!, planned);
+    await createTarget(graph, create, planned);
   }
   try {
     const target = await request.openTarget();
@@ -65,7 +65,7 @@ export async function convertImages(graph: BlockGraph, request: ConvertRequest):
     }
     await target.close();
   } catch (error) {
-    if (planned) await planned.protocol.deleteFile?.(create!.filename).catch(() => undefined);
+    if (planned) await planned.protocol.deleteFile?.(create.filename).catch(() => undefined);
     throw error;
   }
 }
