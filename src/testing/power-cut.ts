@@ -69,7 +69,6 @@ function torn(change: RecordedChange, random: () => number): RecordedChange[] {
 }
 
 interface GuestWrite {
-  readonly sector: number;
   readonly data: Uint8Array;
   readonly submitted: number;
   acknowledged: number;
@@ -80,7 +79,7 @@ interface GuestWrite {
  * The guest calls write() with the recording's time before and after each of its requests.
  */
 export class GuestHistory {
-  readonly #versions: GuestWrite[] = [];
+  readonly #versions = new Map<number, GuestWrite[]>();
   readonly #flushes: { readonly submitted: number; readonly acknowledged: number }[] = [];
   readonly #initial: Uint8Array;
 
@@ -92,8 +91,11 @@ export class GuestHistory {
   write(offset: number, data: Uint8Array, time: number): (time: number) => void {
     const added: GuestWrite[] = [];
     for (let at = 0; at < data.length; at += SECTOR) {
-      const version = { sector: (offset + at) / SECTOR, data: data.slice(at, at + SECTOR), submitted: time, acknowledged: Infinity };
-      this.#versions.push(version);
+      const sector = (offset + at) / SECTOR;
+      const version = { data: data.slice(at, at + SECTOR), submitted: time, acknowledged: Infinity };
+      const known = this.#versions.get(sector);
+      if (known) known.push(version);
+      else this.#versions.set(sector, [version]);
       added.push(version);
     }
     return (acknowledged) => { for (const version of added) version.acknowledged = acknowledged; };
@@ -108,27 +110,30 @@ export class GuestHistory {
   firstIllegal(content: Uint8Array, time: number): number | undefined {
     let covered = -1;
     for (const flush of this.#flushes) if (flush.acknowledged <= time) covered = Math.max(covered, flush.submitted);
-    const legal = new Map<number, Uint8Array[]>();
-    for (const version of this.#versions) {
-      if (version.submitted >= time) continue;
-      const known = legal.get(version.sector) ?? [this.#initial.subarray(version.sector * SECTOR, (version.sector + 1) * SECTOR)];
-      // a durable version supersedes all that were acknowledged before it was submitted
-      if (version.acknowledged <= covered) {
-        legal.set(version.sector, [version.data, ...this.#versions.filter((other) =>
-          other.sector === version.sector && other !== version && other.submitted < time && other.acknowledged > version.submitted).map((other) => other.data)]);
-      } else {
-        legal.set(version.sector, [...known, version.data]);
-      }
-    }
     for (let sector = 0; sector * SECTOR < content.length; sector++) {
       const found = content.subarray(sector * SECTOR, (sector + 1) * SECTOR);
-      const allowed = legal.get(sector) ?? [this.#initial.subarray(sector * SECTOR, (sector + 1) * SECTOR)];
-      if (!allowed.some((version) => equal(version, found))) return sector * SECTOR;
+      if (!this.#legalVersions(sector, time, covered).some((version) => equal(version, found))) return sector * SECTOR;
     }
     return undefined;
+  }
+
+  #legalVersions(sector: number, time: number, covered: number): Uint8Array[] {
+    let legal = [this.#initial.subarray(sector * SECTOR, (sector + 1) * SECTOR)];
+    const versions = this.#versions.get(sector) ?? [];
+    for (const version of versions) {
+      if (version.submitted >= time) continue;
+      // a durable version supersedes all that were acknowledged before it was submitted
+      if (version.acknowledged <= covered) {
+        legal = versions.filter((other) => other !== version && other.submitted < time && other.acknowledged > version.submitted).map((other) => other.data);
+      }
+      legal.push(version.data);
+    }
+    return legal;
   }
 }
 
 function equal(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, index) => byte === b[index]);
+  if (a.length !== b.length) return false;
+  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false;
+  return true;
 }

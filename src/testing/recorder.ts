@@ -3,6 +3,7 @@
  * With `delays` requests complete later and out of order, by a seeded schedule.
  */
 import { BlockOps, Req, unlimited, type BlockDriver, type Capabilities, type LayerExtent, type ResizeOptions } from '../block/driver.js';
+import { Errno, systemError } from '../block/errors.js';
 import type { MaybePromise } from '../util/maybe.js';
 import { seededRandom } from './random.js';
 
@@ -49,6 +50,9 @@ export class Recording {
     this.time = 0;
   }
 }
+
+/** Longest image a recorder keeps, in bytes; beyond it the medium is full. */
+const MAX_SIZE = 1 << 28;
 
 const capabilities: Capabilities = Object.freeze({
   write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'any', growsOnWrite: true,
@@ -100,6 +104,7 @@ class RecorderOps extends BlockOps {
 
   #change(kind: RecordedChange['kind'], offset: number, length: number, data?: Uint8Array): MaybePromise<void> {
     const recording = this.#recording;
+    if (offset + length > MAX_SIZE) throw systemError(Errno.ENOSPC, { driver: 'recorder', op: kind, offset, length });
     const change: RecordedChange = { kind, offset, length, ...(data && { data }), submitted: recording.time++, acknowledged: Infinity };
     recording.changes.push(change);
     applyChange(recording, change);
@@ -121,7 +126,7 @@ async function turns(count: number): Promise<void> {
 export function applyChange(image: { content: Uint8Array; size: number }, change: RecordedChange): void {
   const end = change.kind === 'resize' ? change.length : change.offset + change.length;
   if (end > image.content.length) {
-    const grown = new Uint8Array(Math.max(end, image.content.length * 2));
+    const grown = new Uint8Array(Math.max(end, Math.min(image.content.length * 2, MAX_SIZE)));
     grown.set(image.content.subarray(0, image.size));
     image.content = grown;
   }

@@ -33,13 +33,13 @@ export async function explore(setup: CrashSetup): Promise<string[]> {
   const failures: string[] = [];
   const states = crashStates(recording, random);
   const worker = async (slot: number): Promise<void> => {
-    for (;;) {
-      if (taken++ >= setup.states || failures.length >= 5) return;
+    const shell = new Shell();
+    while (taken++ < setup.states && failures.length < 5) {
       const state = states.next().value;
       const where = `seed ${setup.seed}, ${JSON.stringify(setup.createOptions)}, ${state.description}`;
       const file = join(scratch, `${process.pid}-${slot}.img`);
       writeFileSync(file, state.image);
-      const verdict = await judge(file, state.image);
+      const verdict = await judge(shell, file, state.image);
       if (verdict !== undefined) failures.push(`${where}: qemu-img check: ${verdict}`);
       const content = await readBack(setup, state.image).catch((error: unknown) => String(error));
       if (typeof content === 'string') failures.push(`${where}: cannot be read: ${content}`);
@@ -48,6 +48,7 @@ export async function explore(setup: CrashSetup): Promise<string[]> {
         if (illegal !== undefined) failures.push(`${where}: guest offset ${illegal} holds what was never there or lost what was flushed`);
       }
     }
+    shell.close();
   };
   let taken = 0;
   await Promise.all([worker(0), worker(1)]);
@@ -125,24 +126,42 @@ async function readBack(setup: CrashSetup, image: Uint8Array): Promise<Uint8Arra
  * qemu-img's verdict: undefined where there is no corruption (leaks are allowed after a cut). An image with its dirty bit set
  * (lazy refcounts) promises refcounts only after the repair that any open for writing makes.
  */
-async function judge(file: string, image: Uint8Array): Promise<string | undefined> {
+async function judge(shell: Shell, file: string, image: Uint8Array): Promise<string | undefined> {
   const program = process.env['QEMU_IMG_PEER'] ?? 'qemu-img';
   const dirty = image.length > 80 && image[7] === 3 && (image[79]! & 1) !== 0;
   if (dirty) {
-    const repair = await run(program, ['check', '-f', 'qcow2', '-r', 'all', file]);
+    const repair = await shell.run(`${program} check -f qcow2 -r all ${file}`);
     if (repair.status !== 0) return `repair: status ${repair.status}: ${repair.output.slice(0, 400)}`;
   }
-  const result = await run(program, ['check', '-f', 'qcow2', file]);
+  const result = await shell.run(`${program} check -f qcow2 ${file}`);
   return result.status === 0 || result.status === 3 ? undefined : `status ${result.status}: ${result.output.slice(0, 400)}`;
 }
 
-function run(program: string, args: string[]): Promise<{ status: number | null; output: string }> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    let output = '';
-    child.stdout.on('data', (chunk: Buffer) => { output += chunk.toString(); });
-    child.stderr.on('data', (chunk: Buffer) => { output += chunk.toString(); });
-    child.once('error', reject);
-    child.once('close', (status) => resolve({ status, output }));
-  });
+/** A shell that runs one command after another: starting programs from it is much cheaper than from a large Node process. */
+class Shell {
+  readonly #child = spawn('bash', ['-s'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  #output = '';
+  #waiting: ((answer: { status: number; output: string }) => void) | undefined;
+
+  constructor() {
+    this.#child.stdout.on('data', (chunk: Buffer) => {
+      this.#output += chunk.toString();
+      const end = /\n?=== (\d+)\n$/.exec(this.#output);
+      if (!end) return;
+      const output = this.#output.slice(0, end.index);
+      this.#output = '';
+      this.#waiting?.({ status: Number(end[1]), output });
+    });
+  }
+
+  run(command: string): Promise<{ status: number; output: string }> {
+    return new Promise((resolve) => {
+      this.#waiting = resolve;
+      this.#child.stdin.write(`${command} 2>&1; echo "=== $?"\n`);
+    });
+  }
+
+  close(): void {
+    this.#child.stdin.end();
+  }
 }

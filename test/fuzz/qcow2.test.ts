@@ -27,7 +27,7 @@ async function seedImage(options: Record<string, string | number | boolean>): Pr
   const disk = await graph.openBackend(filename, { driver: 'qcow2', discard: 'unmap' });
   await disk.write(0, new Uint8Array(300_000).fill(3));
   await disk.writeZeroes(65_536, 65_536);
-  await disk.node.facet('snapshots')?.create({ name: 'before' });
+  if (options['refcount_bits'] !== 1) await disk.node.facet('snapshots')?.create({ name: 'before' });
   await disk.write(1 << 20, new Uint8Array(200_000).fill(4));
   await disk.close();
   const bytes = new Uint8Array(readFileSync(filename));
