@@ -1,6 +1,7 @@
 import type { BlockChild } from '../../block/child.js';
 import { BlockOps, Req, type Capabilities, type LayerExtent } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { firstDifference } from '../../platform/bytes.js';
 import { isPromise, type MaybePromise } from '../../util/maybe.js';
 
 type Outcome = { readonly errno: number; readonly error?: unknown };
@@ -28,7 +29,7 @@ export class BlkverifyOps extends BlockOps {
   read(offset: number, target: Uint8Array, flags: number): MaybePromise<void> {
     const copy = new Uint8Array(target.length);
     return this.#both('read', offset, target.length, () => this.#test.read(offset, target, flags), () => this.#raw.read(offset, copy, flags), () => {
-      const at = target.findIndex((byte, index) => byte !== copy[index]);
+      const at = firstDifference(target, copy);
       if (at >= 0) throw this.#mismatch(`read offset=${offset} bytes=${target.length} contents mismatch at offset ${offset + at}`, offset, target.length);
     });
   }

@@ -3,6 +3,7 @@ import { Perm, Req } from '../../block/driver.js';
 import { FilterOps } from '../../block/filter-ops.js';
 import type { BlockNode } from '../../block/node.js';
 import { chainStatus } from '../../block/status.js';
+import { isZero } from '../../platform/bytes.js';
 import { andThen, type MaybePromise } from '../../util/maybe.js';
 import { RangeLock } from '../../util/range-lock.js';
 
@@ -56,28 +57,32 @@ export class CopyOnReadOps extends FilterOps {
           at += own.length;
           return next();
         }
-        return andThen(this.#decidedAbove(at, own.length), ({ length, isCopied }) => {
+        return andThen(chainStatus(this.child.node, at, own.length, { base: this.#base }), (below) => {
           const from = at;
+          const isCopied = this.#base === undefined || below.allocated;
+          const length = isCopied && !below.zero ? Math.min(below.length, longestCopy) : below.length;
           at += length;
-          return andThen(isCopied ? this.#copyPiece(from, length) : undefined, next);
+          if (!isCopied) return next();
+          return andThen(below.zero ? this.#writeZeroes(from, length) : this.#copyPiece(from, length), next);
         });
       });
     };
     return next();
   }
 
-  #decidedAbove(offset: number, length: number): MaybePromise<{ readonly length: number; readonly isCopied: boolean }> {
-    if (this.#base === undefined) return { length: Math.min(length, longestCopy), isCopied: true };
-    return andThen(chainStatus(this.child.node, offset, Math.min(length, longestCopy), { base: this.#base, wantZero: false }),
-      (status) => ({ length: status.length, isCopied: status.allocated }));
-  }
-
   #copyPiece(offset: number, length: number): MaybePromise<void> {
     const buffer = new Uint8Array(length);
-    return andThen(this.child.read(offset, buffer), () =>
-      andThen(this.child.node.ops.debugEvent?.('cor_write'), () =>
-        buffer.every((byte) => byte === 0)
-          ? this.child.writeZeroes(offset, length, Req.UNCHANGED)
-          : this.child.write(offset, buffer, Req.UNCHANGED)));
+    return andThen(this.child.read(offset, buffer), () => {
+      if (isZero(buffer)) return this.#writeZeroes(offset, length);
+      return andThen(this.#announce(), () => this.child.write(offset, buffer, Req.UNCHANGED));
+    });
+  }
+
+  #writeZeroes(offset: number, length: number): MaybePromise<void> {
+    return andThen(this.#announce(), () => this.child.writeZeroes(offset, length, Req.UNCHANGED));
+  }
+
+  #announce(): MaybePromise<void> {
+    return this.child.node.ops.debugEvent?.('cor_write');
   }
 }

@@ -1,4 +1,5 @@
 /** Numbers in qemu-io's arguments and output. */
+import { firstDifference } from '../../../platform/bytes.js';
 import { fixed, parseSize } from '../../../util/units.js';
 import { CommandFailure, type Session } from './command.js';
 
@@ -86,7 +87,10 @@ export function hexDump({ io }: Session, bytes: Uint8Array, offset: number): voi
 
 /** Whether all bytes are `pattern`; says so where not. */
 export function verifyPattern({ io }: Session, bytes: Uint8Array, pattern: number, offset: number): boolean {
-  if (bytes.every((byte) => byte === pattern)) return true;
+  const expected = new Uint8Array(Math.min(bytes.length, 1 << 20)).fill(pattern);
+  let at = 0;
+  while (at < bytes.length && firstDifference(bytes.subarray(at, at + expected.length), expected.subarray(0, bytes.length - at)) < 0) at += expected.length;
+  if (at >= bytes.length) return true;
   io.out(`Pattern verification failed at offset ${BigInt(offset)}, ${bytes.length} bytes\n`);
   return false;
 }
