@@ -181,6 +181,8 @@ export interface OpenContext<O> {
   /** An object that an option names by id ('tls-creds'). */
   object(id: string): UserObject | undefined;
   warn(message: string): void;
+  /** A line for people that belongs to no request: damage found on the way ('note', shown as it is), or a failure nobody waits for ('error'). */
+  report(line: string, kind: 'note' | 'error'): void;
 }
 
 export interface CreateContext {

@@ -9,7 +9,7 @@ import { isJsonFilename, nestOptions, parseJsonFilename, type Options } from './
 import { BlockNode, type NodeSettings } from './node.js';
 import type { UserObjects } from './objects.js';
 import { coerceOption, type OptionField } from './options.js';
-import { refreshPermissions } from './permissions.js';
+import { grantForOpening, refreshPermissions } from './permissions.js';
 import { planReopen, type ReopenChange } from './reopen.js';
 import type { DriverRegistry } from './registry.js';
 
@@ -321,6 +321,7 @@ export class BlockGraph {
       const references = takeReferences(options, driver);
       const { values, explicit } = coerceAll(driver, options, own);
       Object.assign(node, { explicitOptions: explicit });
+      grantForOpening(node);
       const result = driver.open(this.#context(node, values, references, { ...own, probed }));
       ops = isPromise(result) ? await result : result;
     } catch (error) {
@@ -349,11 +350,14 @@ export class BlockGraph {
       object: (id) => this.#objects.get(id),
       probe: (head) => this.#guess(head, ''),
       warn: (message) => this.onWarning(message),
+      report: (line, kind) => this.onReport(line, kind),
     };
   }
 
   /** Called with one-line warnings of drivers; a face may replace it. */
   onWarning: (message: string) => void = () => undefined;
+  /** Called with lines of drivers that are no warnings; a face may replace it. */
+  onReport: (line: string, kind: 'note' | 'error') => void = () => undefined;
 
   async #openImplicit(node: BlockNode, name: string, reference: ImplicitReference, references: Record<string, unknown>, inherited: Inherited): Promise<BlockChild | undefined> {
     const given = references[name];

@@ -50,6 +50,14 @@ export function refreshPermissions(node: BlockNode): void {
   }
 }
 
+/** Gives a node that is being opened, and has no users yet, what its driver may need meanwhile: marking or repairing the image. */
+export function grantForOpening(node: BlockNode): void {
+  for (const child of node.children.values()) {
+    Object.assign(child, childPermissions(child.role, node, 0, Perm.ALL));
+    refreshPermissions(child.node);
+  }
+}
+
 function refresh(node: BlockNode, undo: (() => void)[]): void {
   let take = 0;
   let share: number = Perm.ALL;

@@ -42,6 +42,7 @@ export function sharedGraph(): Promise<BlockGraph> {
   graph ??= import('../../drivers.js').then(({ createRegistry }) => {
     const created = new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens, objects: userObjects() });
     created.onWarning = (message) => (message.startsWith('WARNING') ? err(`${message}\n`) : warn(message));
+    created.onReport = (line, kind) => (kind === 'note' ? err(`${line}\n`) : reportError(line));
     return created;
   });
   return graph;

@@ -141,8 +141,8 @@ export class Qcow2Image {
   }
 
   /** A line for people that belongs to no request. */
-  report(line: string): void {
-    this.context.warn(line);
+  report(line: string, kind: 'note' | 'error' = 'note'): void {
+    this.context.report(line, kind);
   }
 
   passesDiscard(reason: FreeReason): boolean {
@@ -268,7 +268,7 @@ export class Qcow2Image {
     if (this.#dead || this.readOnly) return;
     const failed = (what: string, error: unknown): BlockError => {
       const errno = error instanceof BlockError ? error.errno : Errno.EIO;
-      this.report(`Failed to flush the ${what} cache: ${strerror(errno)}`);
+      this.report(`Failed to flush the ${what} cache: ${strerror(errno)}`, 'error');
       return error instanceof BlockError ? error : systemError(errno, {}, undefined, error);
     };
     let failure: BlockError | undefined;
