@@ -10,6 +10,8 @@ import { RangeLock } from '../../util/range-lock.js';
 /** Longest piece that is read and written at once. */
 const longestCopy = 2 << 20;
 
+interface Wanted { readonly offset: number; readonly target: Uint8Array; readonly flags: number }
+
 export class CopyOnReadOps extends FilterOps {
   readonly #base: BlockNode | undefined;
   readonly #copying = new RangeLock();
@@ -21,13 +23,12 @@ export class CopyOnReadOps extends FilterOps {
   }
 
   override read(offset: number, target: Uint8Array, flags: number): MaybePromise<void> {
+    if (target.length === 0) return undefined;
     const facts = this.child.facet('formatInfo');
     const cluster = facts?.subclusterSize ?? facts?.clusterSize ?? 1;
-    const end = Math.min(Math.ceil((offset + target.length) / cluster) * cluster, this.size);
     const start = offset - (offset % cluster);
-    if (target.length === 0) return undefined;
-    return this.#copying.withLock(start, end, 'exclusive', () =>
-      andThen(this.#copy(start, end), () => this.child.read(offset, target, flags)));
+    const end = Math.min(Math.ceil((offset + target.length) / cluster) * cluster, this.size);
+    return this.#copying.withLock(start, end, 'exclusive', () => this.#readAndCopy(start, end, { offset, target, flags }));
   }
 
   override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
@@ -46,33 +47,40 @@ export class CopyOnReadOps extends FilterOps {
     return { take: take | Perm.WRITE_UNCHANGED, share };
   }
 
-  /** Writes to the top layer what lower ones decide in the range. */
-  #copy(start: number, end: number): MaybePromise<void> {
+  /** Reads the range piece by piece, and writes to the top layer what lower ones decide. */
+  #readAndCopy(start: number, end: number, wanted: Wanted): MaybePromise<void> {
     let at = start;
     const next = (): MaybePromise<void> => {
       if (at >= end) return undefined;
       return andThen(this.child.status(at, end - at, false), (own) => {
-        if (own.length === 0) return undefined;
-        if (own.allocated) {
-          at += own.length;
-          return next();
-        }
+        if (own.allocated) return advance(own.length, this.#readPlainly(at, own.length, wanted));
         return andThen(chainStatus(this.child.node, at, own.length, { base: this.#base }), (below) => {
-          const from = at;
-          const isCopied = this.#base === undefined || below.allocated;
-          const length = isCopied && !below.zero ? Math.min(below.length, longestCopy) : below.length;
-          at += length;
-          if (!isCopied) return next();
-          return andThen(below.zero ? this.#writeZeroes(from, length) : this.#copyPiece(from, length), next);
+          if (this.#base !== undefined && !below.allocated) return advance(below.length, this.#readPlainly(at, below.length, wanted));
+          if (below.zero) {
+            part(wanted, at, below.length)?.fill(0);
+            return advance(below.length, this.#writeZeroes(at, below.length));
+          }
+          const length = Math.min(below.length, longestCopy);
+          return advance(length, this.#copyPiece(at, length, wanted));
         });
       });
+    };
+    const advance = (length: number, step: MaybePromise<void>): MaybePromise<void> => {
+      at += length;
+      return andThen(step, next);
     };
     return next();
   }
 
-  #copyPiece(offset: number, length: number): MaybePromise<void> {
+  #readPlainly(offset: number, length: number, wanted: Wanted): MaybePromise<void> {
+    const target = part(wanted, offset, length);
+    return target && this.child.read(Math.max(offset, wanted.offset), target, wanted.flags);
+  }
+
+  #copyPiece(offset: number, length: number, wanted: Wanted): MaybePromise<void> {
     const buffer = new Uint8Array(length);
     return andThen(this.child.read(offset, buffer), () => {
+      part(wanted, offset, length)?.set(part({ offset, target: buffer, flags: 0 }, wanted.offset, wanted.target.length)!);
       if (isZero(buffer)) return this.#writeZeroes(offset, length);
       return andThen(this.#announce(), () => this.child.write(offset, buffer, Req.UNCHANGED));
     });
@@ -85,4 +93,11 @@ export class CopyOnReadOps extends FilterOps {
   #announce(): MaybePromise<void> {
     return this.child.node.ops.debugEvent?.('cor_write');
   }
+}
+
+/** What of a request's buffer lies in [offset, offset + length); undefined: nothing. */
+function part(request: Wanted, offset: number, length: number): Uint8Array | undefined {
+  const from = Math.max(0, offset - request.offset);
+  const to = Math.min(request.target.length, offset + length - request.offset);
+  return from < to ? request.target.subarray(from, to) : undefined;
 }

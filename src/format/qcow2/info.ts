@@ -6,6 +6,8 @@ import { Autoclear, Compatible, CryptMethod, hasFeature, Incompatible, type Qcow
 export function qcow2Info(header: Qcow2Header, bitmaps: readonly StoredBitmap[]): FormatInfoFacet {
   const v3 = header.version >= 3;
   const dataFile = hasFeature(header, Incompatible.DATA_FILE);
+  const extended = hasFeature(header, Incompatible.EXTENDED_L2);
+  const clusterSize = 2 ** header.clusterBits;
   const data = {
     'compat': v3 ? '1.1' : '0.10',
     'compression-type': header.compression,
@@ -17,11 +19,16 @@ export function qcow2Info(header: Qcow2Header, bitmaps: readonly StoredBitmap[])
       'data-file-raw': (header.autoclear & BigInt(Autoclear.DATA_FILE_RAW)) !== 0n,
     }),
     ...(header.cryptMethod !== CryptMethod.NONE && { encrypt: { format: header.cryptMethod === CryptMethod.AES ? 'aes' : 'luks' } }),
-    ...(v3 && { 'corrupt': hasFeature(header, Incompatible.CORRUPT), 'extended-l2': hasFeature(header, Incompatible.EXTENDED_L2) }),
+    ...(v3 && { 'corrupt': hasFeature(header, Incompatible.CORRUPT), 'extended-l2': extended }),
   };
   return {
     specific: () => ({ type: 'qcow2', data }),
-    clusterSize: 2 ** header.clusterBits,
+    clusterSize,
+    ...(extended && { subclusterSize: clusterSize / 32 }),
+    get vmStateOffset() {
+      const coveredByTable = clusterSize * (clusterSize / (extended ? 16 : 8));
+      return Math.ceil(header.size / coveredByTable) * coveredByTable;
+    },
     dirty: hasFeature(header, Incompatible.DIRTY),
     encrypted: header.cryptMethod !== CryptMethod.NONE,
     corrupt: hasFeature(header, Incompatible.CORRUPT),
