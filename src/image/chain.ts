@@ -2,12 +2,14 @@
 import { resolveReference } from '../block/filename.js';
 import type { BlockNode } from '../block/node.js';
 
-/** The image below `top` that a user means by `name`: as an image names its backing file, or as a path. */
-export function findInChain(top: BlockNode, name: string): BlockNode | undefined {
-  for (let above: BlockNode = top, node = above.backing; node !== undefined; above = node, node = above.backing) {
-    if (unfiltered(above).facet('backing')?.filename === name) return node;
-    const places = [name, resolveReference(name, above.filename)];
-    if (places.some((place) => normalPath(place) === normalPath(node!.filename))) return node;
+/**
+ * The image below `top` that a user means by `name`: as an image in the chain names its backing file, or as a path, relative to
+ * the image above it. `canonical` brings two names of one file to one form.
+ */
+export function findInChain(top: BlockNode, name: string, canonical: (filename: string) => string = normalPath): BlockNode | undefined {
+  for (let above = unfiltered(top), node = above.backing; node !== undefined; above = unfiltered(node), node = above.backing) {
+    if (above.facet('backing')?.filename === name) return node;
+    if (canonical(resolveReference(name, above.filename)) === canonical(unfiltered(node).filename)) return node;
   }
   return undefined;
 }

@@ -1,4 +1,5 @@
 /** How the tools open what a user names: -f, --image-opts, -U, cache modes; references an image makes are followed as the peers do. */
+import { realpathSync } from 'node:fs';
 import { Perm } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import type { BlockBackend } from '../../block/child.js';
@@ -108,6 +109,15 @@ function openOptions({ format, cache, forceShare, writable, resize, options }: I
     take: Perm.CONSISTENT_READ | (writable ? Perm.WRITE : 0) | (resize ? Perm.RESIZE : 0),
     ...options,
   };
+}
+
+/** One form for all names of a file: absolute, links followed. Names that are no files stay as they are. */
+export function canonicalPath(filename: string): string {
+  try {
+    return realpathSync(filename);
+  } catch {
+    return filename;
+  }
 }
 
 /** The same error with `prefix: ` before its message. */

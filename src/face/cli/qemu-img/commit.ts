@@ -3,7 +3,7 @@ import { BlockError } from '../../../block/errors.js';
 import { findInChain } from '../../../image/chain.js';
 import { commitImage, emptyImage } from '../../../image/commit.js';
 import { CliError, say, setQuiet } from '../output.js';
-import { cacheArgument, openImage, sharedGraph } from '../open.js';
+import { cacheArgument, canonicalPath, openImage, sharedGraph } from '../open.js';
 import { Progress } from '../progress.js';
 import { sizeArgument } from '../sizes.js';
 import { checkImageOptions, oneFilename, VerbOptions } from './options.js';
@@ -35,7 +35,7 @@ export async function main(argv: string[]): Promise<number> {
   const top = await openImage(filename, { format, imageOpts, cache, writable: true, options: { discard: 'unmap' } });
   try {
     progress.report(0, 1);
-    const base = baseName === undefined ? top.node.backing : findInChain(top.node, baseName);
+    const base = baseName === undefined ? top.node.backing : findInChain(top.node, baseName, canonicalPath);
     if (base === undefined) {
       throw new CliError(baseName === undefined ? 'Image does not have a backing file' : `Did not find '${baseName}' in the backing chain of '${filename}'`);
     }

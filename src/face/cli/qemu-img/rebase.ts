@@ -8,7 +8,7 @@ import type { BlockNode } from '../../../block/node.js';
 import { findInChain, unfiltered } from '../../../image/chain.js';
 import { changeUnit, copyDifferences } from '../../../image/rebase.js';
 import { CliError, setQuiet, usageError } from '../output.js';
-import { cacheArgument, openImage, prefixed, sharedGraph, type CacheMode } from '../open.js';
+import { cacheArgument, canonicalPath, openImage, prefixed, sharedGraph, type CacheMode } from '../open.js';
 import { Progress } from '../progress.js';
 import { checkImageOptions, oneFilename, VerbOptions } from './options.js';
 
@@ -74,7 +74,7 @@ async function keepContent(graph: BlockGraph, image: BlockBackend, wanted: NewBa
   const oldBacking = top.backing && lend(top.backing);
   let newBacking: BlockChild | undefined;
   try {
-    const sharedBase = wanted.filename === '' ? undefined : findInChain(top, wanted.filename);
+    const sharedBase = wanted.filename === '' ? undefined : findInChain(top, wanted.filename, canonicalPath);
     if (sharedBase !== undefined) newBacking = lend(sharedBase);
     else if (wanted.filename !== '') newBacking = await openNewBacking(image, wanted);
     await copyDifferences(image, { oldBacking, newBacking, sharedBase, alignment: changeUnit(image.node, compress), compress, progress });
