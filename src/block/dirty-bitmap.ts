@@ -51,7 +51,7 @@ export class DirtyBitmap {
   /** @param size bytes of the disk it covers */
   constructor(options: { readonly name?: string; readonly granularity: number; readonly size: number }) {
     if (!(options.granularity >= 512 && Number.isInteger(Math.log2(options.granularity)))) {
-      throw new BlockError('INVALID_ARGUMENT', 'Granularity must be power of 2');
+      throw new BlockError('INVALID_ARGUMENT', 'Granularity must be power of 2 and at least 512');
     }
     this.name = options.name ?? '';
     this.granularity = options.granularity;

@@ -4,6 +4,7 @@ import type { OpenContext } from '../../block/driver.js';
 import { BlockError, Errno, strerror } from '../../block/errors.js';
 import { rawDeflate, zstdCodec } from '../../platform/compression.js';
 import { run } from '../../util/steps.js';
+import { Qcow2Bitmaps } from './bitmap.js';
 import { checkImage } from './check.js';
 import {
   Autoclear, clusterBitsOf, CryptMethod, hasFeature, Incompatible, parseHeader, type Qcow2Header,
@@ -31,7 +32,7 @@ export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise
   await run(image.reload());
   const codec = header.compression === 'zstd' ? await zstdCodec() : rawDeflate;
   if (!context.readOnly && !context.mode.check && !context.mode.noIo) await takeOver(image);
-  const ops = new Qcow2Ops(image, codec);
+  const ops = new Qcow2Ops(image, codec, await Qcow2Bitmaps.open(image));
   if (seconds > 0) ops.cleanCaches(seconds);
   return ops;
 }
@@ -41,7 +42,7 @@ async function readHeader(file: BlockChild, context: OpenContext<object>): Promi
   await file.read(0, head);
   const bytes = new Uint8Array(Math.min(2 ** clusterBitsOf(head), file.size));
   await file.read(0, bytes);
-  return parseHeader(bytes, (message) => context.warn(message));
+  return parseHeader(bytes, (message) => context.warn(message), context.mode.check);
 }
 
 async function openDataFile(file: BlockChild, header: Qcow2Header, context: OpenContext<object>): Promise<BlockChild> {
@@ -68,8 +69,10 @@ async function takeOver(image: Qcow2Image): Promise<void> {
   }
   if (!hasFeature(header, Incompatible.DIRTY)) return;
   try {
-    const result = await checkImage(image, { repair: 'all', report: (line) => image.report(line) });
-    if (result.checkErrors > 0 || result.corruptions > result.corruptionsFixed) {
+    const result = await checkImage(image, {
+      repair: 'all', report: (line) => image.report(line), reportError: (line) => image.report(line, 'error'),
+    });
+    if (result.checkErrors > 0 || result.corruptions > 0) {
       throw new BlockError('CORRUPT_IMAGE', strerror(Errno.EIO), { errno: Errno.EIO });
     }
   } catch (error) {

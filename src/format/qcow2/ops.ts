@@ -7,6 +7,7 @@ import { MappedFormat, type Allocation, type AskAgain, type HostRun } from '../.
 import type { Codec } from '../../platform/compression.js';
 import { andThen, type MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
+import type { Qcow2Bitmaps } from './bitmap.js';
 import { ClusterMap } from './cluster.js';
 import { CompressedClusters, misplacedCompressedWrite } from './compressed.js';
 import { qcow2Facets } from './facets.js';
@@ -23,14 +24,16 @@ export class Qcow2Ops extends MappedFormat {
   readonly #compressed: CompressedClusters;
   /** The external data file must stay readable as a raw disk. */
   readonly #rawData: boolean;
+  readonly #bitmaps: Qcow2Bitmaps;
   readonly #parts: ResizeParts;
   readonly #facets: Partial<Facets>;
   #cleaner: ReturnType<typeof setInterval> | undefined;
 
-  constructor(image: Qcow2Image, codec: Codec) {
+  constructor(image: Qcow2Image, codec: Codec, bitmaps: Qcow2Bitmaps) {
     super();
     const { clusterSize, subclusterSize, external } = image.geometry;
     this.image = image;
+    this.#bitmaps = bitmaps;
     this.clusterSize = clusterSize;
     this.cow = image.backing;
     this.#clusters = new ClusterMap(image);
@@ -44,7 +47,7 @@ export class Qcow2Ops extends MappedFormat {
       image, clusters: this.#clusters,
       writeZeroes: async (offset, length) => { await this.write(offset, new Uint8Array(length), 0); },
     };
-    this.#facets = Object.defineProperty(qcow2Facets(this.#parts), 'vmState', { value: this.#vmState() });
+    this.#facets = Object.defineProperty(qcow2Facets(this.#parts, bitmaps), 'vmState', { value: this.#vmState() });
   }
 
   get size(): number {
@@ -144,7 +147,25 @@ export class Qcow2Ops extends MappedFormat {
 
   async close(): Promise<void> {
     clearInterval(this.#cleaner);
-    await this.image.exclusive(() => run(this.image.shutDown()));
+    await this.#settle();
+  }
+
+  override async reopen({ readOnly }: { readonly readOnly: boolean }): Promise<void> {
+    const { image } = this;
+    if (readOnly === image.readOnly) return;
+    if (readOnly) await this.#settle();
+    image.readOnly = readOnly;
+    if (!readOnly) await this.#bitmaps.claim();
+  }
+
+  /** Everything that a writer leaves behind reaches the disk. */
+  async #settle(): Promise<void> {
+    const { image } = this;
+    try {
+      if (!image.readOnly && !image.dead) await this.#bitmaps.store();
+    } finally {
+      await image.exclusive(() => run(image.shutDown()));
+    }
   }
 }
 
