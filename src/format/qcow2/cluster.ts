@@ -40,9 +40,11 @@ const allOnes = 0xffff_ffff;
 
 export class ClusterMap {
   readonly #image: Qcow2Image;
+  readonly #emptyTable: Uint8Array;
 
   constructor(image: Qcow2Image) {
     this.#image = image;
+    this.#emptyTable = new Uint8Array(image.geometry.clusterSize);
   }
 
   // -- Lookup ------------------------------------------------------------------------------------------------------------------
@@ -395,11 +397,15 @@ export class ClusterMap {
     }
     const oldHi = entryHi(image.l1, l1Index);
     const oldLo = entryLo(image.l1, l1Index);
+    let mayBeLinked = false;
     try {
-      // The new table must not reach the disk before refcounts and data of what it refers to.
-      yield* image.flushMetadata();
-      const bytes = new Uint8Array(clusterSize);
-      if (old !== 0) {
+      let bytes = this.#emptyTable;
+      if (old === 0) {
+        yield* image.writeRefcounts();
+      } else {
+        // The copy must not reach the disk before refcounts and data of what it refers to.
+        yield* image.flushMetadata();
+        bytes = new Uint8Array(clusterSize);
         yield* wait(image.debug('l2_alloc_cow_read'));
         yield* wait(image.file.read(old, bytes));
       }
@@ -407,13 +413,15 @@ export class ClusterMap {
       yield* image.writeMetadata(table, bytes);
       yield* wait(image.file.flush());
       setEntry(image.l1, l1Index, (hiOf(table) | COPIED_HI) >>> 0, loOf(table));
-      yield* image.writeL1(l1Index, 1);
+      mayBeLinked = true;
+      yield* image.writeL1(l1Index, 1, false);
       image.metadata.add(Structure.ACTIVE_L2, table, clusterSize);
       const slice = image.sliceOffset(table, index);
       image.l2.adopt(slice, bytes.slice(slice - table, slice - table + sliceSize));
     } catch (error) {
       setEntry(image.l1, l1Index, oldHi, oldLo);
-      if (!image.dead) yield* image.refcounts.update(table, clusterSize, -1, 'always');
+      // After a failed write the L1 entry may or may not be on disk: rather leak the table than give it another use.
+      if (!image.dead && !mayBeLinked) yield* image.refcounts.update(table, clusterSize, -1, 'always');
       throw error;
     }
     if (old !== 0) {

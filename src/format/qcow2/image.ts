@@ -169,14 +169,14 @@ export class Qcow2Image {
     return offset;
   }
 
-  /** Writes L1 entries [first, first + count) from {@link l1} to disk, in whole sectors, and makes them durable. */
-  *writeL1(first: number, count: number): Steps<void> {
+  /** Writes L1 entries [first, first + count) from {@link l1} to disk, in whole sectors, and makes them durable unless told not to. */
+  *writeL1(first: number, count: number, durably = true): Steps<void> {
     const start = first - (first % 64);
     const end = Math.min(Math.ceil((first + count) / 64) * 64, this.l1.byteLength / 8);
     const bytes = new Uint8Array(this.l1.buffer, this.l1.byteOffset + start * 8, (end - start) * 8);
     yield* wait(this.debug('l1_update'));
     yield* this.writeMetadata(this.header.l1Offset + start * 8, bytes, Structure.ACTIVE_L1);
-    yield* wait(this.file.flush());
+    if (durably) yield* wait(this.file.flush());
   }
 
   /** Makes room for at least `entries` L1 entries: the header is switched to a larger table, the old one is freed. */
@@ -226,7 +226,7 @@ export class Qcow2Image {
     yield* this.#writeBack();
     if (this.refcounts.hasReleases) {
       yield* this.settleReleases();
-      yield* this.#writeRefcounts();
+      yield* this.writeRefcounts();
     }
   }
 
@@ -246,14 +246,14 @@ export class Qcow2Image {
 
   *#writeBack(): Steps<void> {
     if (this.#dead) throw systemError(Errno.ENOMEDIUM);
-    yield* this.#writeRefcounts();
+    yield* this.writeRefcounts();
     if (this.l2.dirtyCount === 0) return;
     yield* this.#flushChildren();
     yield* this.l2.writeBack();
   }
 
-  /** With lazy refcounts they are written when the image is closed: until then the dirty bit says that they are stale. */
-  *#writeRefcounts(): Steps<void> {
+  /** Writes changed refcounts. Lazy ones wait until the image is closed: until then the dirty bit says that they are stale. */
+  *writeRefcounts(): Steps<void> {
     if (!hasFeature(this.header, Incompatible.DIRTY) || this.refcounts.crowded) yield* this.refcounts.cache.writeBack();
   }
 
