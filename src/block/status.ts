@@ -48,6 +48,11 @@ function ownPlace(node: BlockNode, offset: number, extent: LayerExtent): BlockSt
   return stored && node.driver.kind === 'protocol' ? { node, offset } : undefined;
 }
 
+/** Disks are counted in sectors: the odd rest of a file's last one is answered with what precedes it. */
+function wholeSector(below: BlockStatus, asked: number): number {
+  return below.eof && asked - below.length < 512 ? asked : below.length;
+}
+
 function interpret(node: BlockNode, offset: number, size: number, extent: LayerExtent, wantZero: boolean): MaybePromise<BlockStatus> {
   const eof = offset + extent.length >= size;
   const host = extent.host ? { node: extent.host.child.node, offset: extent.host.offset } : ownPlace(node, offset, extent);
@@ -56,7 +61,7 @@ function interpret(node: BlockNode, offset: number, size: number, extent: LayerE
       return andThen(blockStatus(extent.host.child.node, extent.host.offset, extent.length, wantZero), (below) =>
         below.length === 0
           ? { length: extent.length, data: false, zero: true, allocated: true, compressed: false, eof, ...(host && { host }) }
-          : { ...below, eof: offset + below.length >= size });
+          : { ...below, length: wholeSector(below, extent.length), eof: offset + wholeSector(below, extent.length) >= size });
     }
     case 'data': {
       const stored = extent.hole !== true;

@@ -6,7 +6,7 @@ import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { OptionValue } from '../../block/options.js';
 import { Ioctl, type Native, native as systemCalls } from '../../platform/native.js';
 import { PermissionLocks } from './locks.js';
-import { preallocate } from './preallocate.js';
+import { preallocate, writeFirstBlock } from './preallocate.js';
 import { errnoOf } from './transfer.js';
 
 const openFile = promisify(open);
@@ -32,8 +32,12 @@ export async function createFile(filename: string, options: Readonly<Record<stri
     if (native) new PermissionLocks(native, fd, filename).set(Perm.WRITE | Perm.RESIZE, Perm.ALL & ~Perm.RESIZE);
     await truncateFile(fd, 0).catch((error: unknown) => { throw systemError(errnoOf(error), { driver: 'file', filename }, 'Could not resize file', error); });
     if (native) setHints(native, fd, options);
-    if (mode !== 'off') await preallocate(fd, native, 0, size, mode);
-    else await truncateFile(fd, size).catch((error: unknown) => { throw systemError(errnoOf(error), { driver: 'file', filename }, 'Could not resize file', error); });
+    if (mode === 'off') {
+      await truncateFile(fd, size).catch((error: unknown) => { throw systemError(errnoOf(error), { driver: 'file', filename }, 'Could not resize file', error); });
+      writeFirstBlock(fd, size);
+    } else {
+      await preallocate(fd, native, 0, size, mode);
+    }
   } catch (error) {
     if (made) await unlinkFile(filename).catch(() => undefined);
     throw error;

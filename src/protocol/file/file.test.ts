@@ -193,7 +193,8 @@ describe('open, with the texts of the peer', () => {
   });
 
   it('takes only what the driver is for', async () => {
-    await refuse({ filename: folder }, `'file' driver requires '${folder}' to be a regular file`);
+    await refuse({ filename: folder, 'read-only': true }, `'file' driver requires '${folder}' to be a regular file`);
+    await refuse({ filename: folder }, `Could not open '${folder}': Is a directory`);
     await refuse({ filename: '/dev/null' }, "'file' driver requires '/dev/null' to be a regular file");
     const pipe = join(folder, 'pipe');
     execFileSync('mkfifo', [pipe]);
@@ -248,6 +249,20 @@ describe('create', () => {
     expect(statSync(path).size).toBe(0);
     await file.deleteFile!(path);
     expect(() => statSync(path)).toThrow();
+  });
+
+  it('stores the first block of what grows from nothing', async () => {
+    const path = fresh();
+    const disk = await open(path);
+    await disk.resize(1 << 20);
+    expect(statSync(path).blocks * 512).toBe(4096);
+    expect(await disk.status(0, 1 << 20)).toMatchObject({ data: true, length: 4096 });
+    await disk.resize(1000);
+    await disk.resize(5000);
+    expect(statSync(path).size).toBe(5000);
+    await disk.close();
+    await file.createFile!(path, { size: 3000 });
+    expect([statSync(path).size, statSync(path).blocks]).toEqual([3072, 8]);
   });
 
   it('leaves no file behind where it fails', async () => {

@@ -1,4 +1,4 @@
-/** Drivers `file` and `host_device`: images in files of the host, and its disks. */
+/** Drivers `file`, `host_device` and `host_cdrom`: images in files of the host, and its disks. */
 import { close, constants, fstat, open, type Stats, statfs, statSync, unlink } from 'node:fs';
 import { promisify } from 'node:util';
 import type { BlockDriver, OpenContext } from '../../block/driver.js';
@@ -50,7 +50,7 @@ const options: OptionSchema<FileOptions> = {
 /** Magic numbers of file systems that live in memory: reading them never waits. */
 const memoryFileSystems = new Set([0x01021994 /* tmpfs */, 0x858458f6 /* ramfs */, 0x958458f6 /* hugetlbfs */]);
 
-type DriverName = 'file' | 'host_device';
+type DriverName = 'file' | 'host_device' | 'host_cdrom';
 
 function isRightKind(driver: DriverName, stats: Stats): boolean {
   return driver === 'file' ? stats.isFile() : stats.isBlockDevice() || stats.isCharacterDevice();
@@ -74,7 +74,6 @@ function checkOptions(driver: DriverName, given: FileOptions & NodeOptions): str
 async function openDescriptor(driver: DriverName, filename: string, flags: number, context: OpenContext<FileOptions & NodeOptions>): Promise<{ fd: number; readOnly: boolean }> {
   const attempt = (access: number): Promise<number> => openFile(filename, flags | access);
   const fail = (error: unknown): never => {
-    if (errnoOf(error) === Errno.EISDIR) throw wrongKind(driver, filename);
     throw systemError(errnoOf(error), { driver, filename, op: 'open' }, `Could not open '${filename}'`, error);
   };
   if (context.readOnly) return { fd: await attempt(constants.O_RDONLY).catch(fail), readOnly: true };
@@ -171,15 +170,19 @@ export const file: BlockDriver<FileOptions> = {
   deleteFile,
 };
 
-export const hostDevice: BlockDriver<FileOptions> = {
-  name: 'host_device',
-  kind: 'protocol',
-  options,
-  createOptions: { size: { type: 'size', help: 'Virtual disk size' } },
-  children: {},
-  protocolPrefixes: ['host_device'],
-  parseFilename: (filename) => ({ filename: filename.replace(/^host_device:/, '') }),
-  claims: namesDevice,
-  open: (context) => openOps('host_device', context),
-  createFile: checkDevice,
-};
+function deviceDriver(name: 'host_device' | 'host_cdrom'): BlockDriver<FileOptions> {
+  return {
+    name,
+    kind: 'protocol',
+    options,
+    createOptions: { size: { type: 'size', help: 'Virtual disk size' } },
+    children: {},
+    protocolPrefixes: [name],
+    parseFilename: (filename) => ({ filename: filename.slice(name.length + 1) }),
+    open: (context) => openOps(name, context),
+    createFile: checkDevice,
+  };
+}
+
+export const hostDevice: BlockDriver<FileOptions> = { ...deviceDriver('host_device'), claims: namesDevice };
+export const hostCdrom: BlockDriver<FileOptions> = deviceDriver('host_cdrom');

@@ -9,7 +9,7 @@ import { andThen, isPromise, type MaybePromise } from '../../util/maybe.js';
 import { DirectTransfer } from './direct.js';
 import type { PermissionLocks } from './locks.js';
 import { Pace } from './pace.js';
-import { preallocate } from './preallocate.js';
+import { preallocate, writeFirstBlock } from './preallocate.js';
 import { BufferedTransfer, errnoOf, type Transfer } from './transfer.js';
 
 const openFile = promisify(open);
@@ -19,7 +19,7 @@ const truncateFile = promisify(ftruncate);
 
 /** What was opened; the ops own the descriptor. */
 export interface OpenedFile {
-  readonly driver: 'file' | 'host_device';
+  readonly driver: 'file' | 'host_device' | 'host_cdrom';
   readonly filename: string;
   readonly fd: number;
   /** Bytes. */
@@ -73,7 +73,7 @@ export class FileOps extends BlockOps {
     super();
     this.#file = file;
     this.#native = file.native;
-    this.#isDevice = file.driver === 'host_device';
+    this.#isDevice = file.driver !== 'file';
     this.#size = file.size;
     this.#startedEnd = file.size;
     this.#fd = file.fd;
@@ -258,6 +258,7 @@ export class FileOps extends BlockOps {
   #grow(size: number): void {
     try {
       ftruncateSync(this.#fd, Math.max(size, this.#startedEnd));
+      if (this.#startedEnd === 0 && this.#file.directAlignment === 0) writeFirstBlock(this.#fd, size);
     } catch (error) {
       throw resizeError(error);
     }

@@ -1,5 +1,5 @@
 /** Lengthening a file together with the space behind it. */
-import { close, fsync, ftruncate, open } from 'node:fs';
+import { close, fsync, ftruncate, open, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Preallocation } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
@@ -26,6 +26,14 @@ export async function preallocate(fd: number, native: Native | undefined, former
     await truncateFile(fd, formerSize).catch(() => undefined);
     throw error;
   }
+}
+
+/**
+ * Stores zeroes at the start of a file that was empty, as QEMU does: whoever opens it past the page cache can then try out which
+ * alignment the disk wants.
+ */
+export function writeFirstBlock(fd: number, size: number): void {
+  if (size > 0) writeSync(fd, new Uint8Array(Math.min(size, 4096)), 0, undefined, 0);
 }
 
 /** False where the file system cannot reserve space. */
