@@ -50,8 +50,9 @@ export class Link {
         await link.#connect(left > 0 ? left : settings.timeoutMs, signal);
         return link;
       } catch (error) {
-        if (performance.now() + pauseMs >= deadline || signal?.aborted === true || isFinal(error)) throw error;
-        await sleep(pauseMs, signal);
+        const remaining = deadline - performance.now();
+        if (remaining <= 0 || signal?.aborted === true || isFinal(error)) throw error;
+        await sleep(Math.min(pauseMs, remaining), signal);
       }
     }
   }

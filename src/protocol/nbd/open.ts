@@ -38,7 +38,7 @@ export async function openExport(context: Context): Promise<NbdOps> {
     const several = (info.flags & TransmissionFlag.CAN_MULTI_CONN) !== 0 || (readOnly && (info.flags & TransmissionFlag.READ_ONLY) !== 0);
     const connections = several ? Math.max(1, Math.min(options.connections ?? defaults.connections, maxConnections)) : 1;
     while (links.length < connections) links.push(await Link.open(settings, 0, signal));
-    return new NbdOps(links, readOnly, nbdFilename(server, exportName), wanted, bitmap === undefined);
+    return new NbdOps(links, readOnly, nbdFilename(server, exportName), wanted);
   } catch (error) {
     for (const link of links) link.close();
     throw error;

@@ -17,22 +17,19 @@ export class NbdOps extends BlockOps {
   readonly #links: readonly Link[];
   readonly #flags: number;
   readonly #name: string;
-  readonly #context: string | undefined;
-  /** Whether status comes from the usual context, whose zero flag counts. */
-  readonly #knowsZeroes: boolean;
+  readonly #hasStatus: boolean;
   #turn = 0;
 
   /** @param context metadata context that answers status, if the server agreed to it */
-  constructor(links: readonly Link[], readOnly: boolean, name: string, context: string | undefined, knowsZeroes: boolean) {
+  constructor(links: readonly Link[], readOnly: boolean, name: string, context: string) {
     super();
     const { info } = links[0]!;
     this.#links = links;
     this.#flags = info.flags;
     this.#name = name;
-    this.#context = context !== undefined && info.contexts.has(context) ? context : undefined;
-    this.#knowsZeroes = knowsZeroes;
+    this.#hasStatus = info.contexts.has(context);
     this.size = info.size;
-    this.limits = limitsOf(info, this.#context !== undefined);
+    this.limits = limitsOf(info, this.#hasStatus);
     this.capabilities = capabilitiesOf(info.flags, readOnly);
   }
 
@@ -64,7 +61,7 @@ export class NbdOps extends BlockOps {
   }
 
   status(offset: number, length: number): LayerExtent | Promise<LayerExtent> {
-    if (this.#context === undefined) return { kind: 'data', length };
+    if (!this.#hasStatus) return { kind: 'data', length };
     const request = new NbdRequest(Command.BLOCK_STATUS, CommandFlag.REQ_ONE, offset, Math.min(length, this.limits.maxDiscard || length));
     return this.#submit(request).then(() => this.#extent(request.statusFlags, Math.min(request.statusLength, length)));
   }
@@ -82,9 +79,10 @@ export class NbdOps extends BlockOps {
     return Promise.resolve();
   }
 
+  /** As the peer does, flags of any context are read like those of `base:allocation`. */
   #extent(flags: number, length: number): LayerExtent {
     const hole = (flags & StatusFlag.HOLE) !== 0;
-    const zero = this.#knowsZeroes && (flags & StatusFlag.ZERO) !== 0;
+    const zero = (flags & StatusFlag.ZERO) !== 0;
     if (hole && zero) return { kind: 'zero', length, allocated: true };
     return { kind: 'data', length, ...(hole && { hole }), ...(zero && { zero }) };
   }

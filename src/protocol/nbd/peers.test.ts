@@ -312,7 +312,7 @@ describe.skipIf(!havePeers('qemu-nbd', 'qemu-img', 'qemu-io')).each([
       return found;
     }, undefined, true);
     expect(await map()).toEqual(['128 zero', '64 data', '832 zero']);
-    // As in qemu-img map: a dirty range is shown as a hole of unknown content.
+    // As in qemu-img map: flags of any context are read like those of base:allocation, so a dirty range is a hole of unknown content.
     expect(await map('qemu:dirty-bitmap:b0')).toEqual(['128 data', '64', '832 data']);
     expect(await map('qemu:allocation-depth')).toEqual(['128 data', '64', '832 data']);
     await expect(map('qemu:dirty-bitmap:none')).rejects.toThrow('Could not open image: Invalid argument');
