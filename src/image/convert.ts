@@ -45,9 +45,9 @@ export interface ConvertRequest {
 export async function convertImages(graph: BlockGraph, request: ConvertRequest): Promise<void> {
   const { sources, create } = request;
   const size = sources.reduce((sum, source) => sum + source.size, 0);
+  if (!create) refuseManyOverBacking(sources, request.backing);
   const planned = create && planImage(graph, create, size, request);
   const backing = planned?.backing ?? request.backing;
-  if (backing !== undefined && sources.length > 1) throw invalid('Having a backing file for the target makes no sense when concatenating multiple input images');
   const bitmaps = request.bitmaps === undefined ? [] : bitmapsToCopy(sources, request.bitmaps, request.warn);
 
   if (planned) {
@@ -78,7 +78,7 @@ interface PlannedImage {
 }
 
 /** Everything that can be refused before anything is written. */
-function planImage(graph: BlockGraph, image: NewImage, size: number, { compress, bitmaps }: ConvertRequest): PlannedImage {
+function planImage(graph: BlockGraph, image: NewImage, size: number, { sources, compress, bitmaps }: ConvertRequest): PlannedImage {
   const format = creatableFormat(graph, image.format);
   const protocol = protocolOf(graph, image.filename);
   const fields = createFields(format, protocol);
@@ -93,6 +93,7 @@ function planImage(graph: BlockGraph, image: NewImage, size: number, { compress,
   }
   const { size: given, ...rest } = options;
   const backing = rest['backing_file'];
+  refuseManyOverBacking(sources, backing);
   if (backing !== undefined && rest['backing_fmt'] === undefined) throw invalid('Use of backing file requires explicit backing format');
   if (compress) {
     if (!format.supportsCompression) throw notCompressible();
@@ -182,6 +183,11 @@ async function copyBitmap({ name, granularity, enabled }: DirtyBitmap, source: B
     throw explain('populate', error);
   }
   target.bitmaps.get(name)!.enabled = enabled;
+}
+
+function refuseManyOverBacking(sources: readonly BlockBackend[], backing: OptionValue): void {
+  if (backing === undefined || sources.length === 1) return;
+  throw invalid('Having a backing file for the target makes no sense when concatenating multiple input images');
 }
 
 function notCompressible(): BlockError {
