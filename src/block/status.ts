@@ -48,9 +48,11 @@ function ownPlace(node: BlockNode, offset: number, extent: LayerExtent): BlockSt
   return stored && node.driver.kind === 'protocol' ? { node, offset } : undefined;
 }
 
-/** Disks are counted in sectors: the odd rest of a file's last one is answered with what precedes it. */
-function wholeSector(below: BlockStatus, asked: number): number {
-  return below.eof && asked - below.length < 512 ? asked : below.length;
+/** An aligned child answers in whole units: the rest of the last one beyond its odd end goes with what precedes it. */
+function roundedUp(below: BlockStatus, extent: Extract<LayerExtent, { kind: 'child' }>, offset: number, size: number): BlockStatus {
+  const { requestAlignment } = extent.host.child.node.ops.limits;
+  const length = below.eof && extent.length - below.length < requestAlignment ? extent.length : below.length;
+  return { ...below, length, eof: offset + length >= size };
 }
 
 function interpret(node: BlockNode, offset: number, size: number, extent: LayerExtent, wantZero: boolean): MaybePromise<BlockStatus> {
@@ -61,7 +63,7 @@ function interpret(node: BlockNode, offset: number, size: number, extent: LayerE
       return andThen(blockStatus(extent.host.child.node, extent.host.offset, extent.length, wantZero), (below) =>
         below.length === 0
           ? { length: extent.length, data: false, zero: true, allocated: true, compressed: false, eof, ...(host && { host }) }
-          : { ...below, length: wholeSector(below, extent.length), eof: offset + wholeSector(below, extent.length) >= size });
+          : roundedUp(below, extent, offset, size));
     }
     case 'data': {
       const stored = extent.hole !== true;
