@@ -1,6 +1,6 @@
 /** A connection as two phases see it: read exactly so many bytes (handshake), then bytes straight into the reader's buffers. */
 import net from 'node:net';
-import tls from 'node:tls';
+import type { PeerCertificate } from 'node:tls';
 import { BlockError, Errno, strerror, systemError } from '../block/errors.js';
 import { pskCiphers, type TlsCredentials } from './tls-credentials.js';
 
@@ -96,6 +96,7 @@ export class ByteChannel {
 
   /** Handshake: goes on encrypted. */
   async startTls({ credentials, hostname }: TlsSettings): Promise<void> {
+    const tls = await import('node:tls');
     const raw = this.#socket;
     raw.removeAllListeners();
     const servername = hostname ?? this.#host;
@@ -107,7 +108,7 @@ export class ByteChannel {
         ciphers: pskCiphers, maxVersion: 'TLSv1.2' as const, pskCallback: () => ({ identity: key[0], psk: key[1] }), checkServerIdentity: () => undefined,
       } : {
         ...credentials.x509, rejectUnauthorized: credentials.verifyPeer,
-        checkServerIdentity: (_name: string, certificate: tls.PeerCertificate) =>
+        checkServerIdentity: (_name: string, certificate: PeerCertificate) =>
           tls.checkServerIdentity(servername, certificate) && new Error(`Certificate does not match the hostname ${servername}`),
       }),
     });
