@@ -56,7 +56,7 @@ export abstract class FilterOps extends BlockOps {
   override flush(): MaybePromise<void> {
     const below = this.child.node.ops;
     if (below.debugEvent === undefined) return this.child.flush();
-    return andThen(below.debugEvent('flush_to_os'), () => andThen(below.debugEvent?.('flush_to_disk'), () => this.child.flush()));
+    return andThen(below.debugEvent('flush_to_disk'), () => this.child.flush());
   }
 
   status(offset: number, length: number, _wantZero: boolean): MaybePromise<LayerExtent> {

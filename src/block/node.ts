@@ -44,6 +44,7 @@ export class BlockNode {
   /** Users that hold the node without an edge (the opener, until it attaches). */
   holds = 0;
   readonly #unaligned = new RangeLock({ fair: false });
+  #changed = false;
   readonly #onResize = new Set<(size: number) => void>();
 
   constructor(init: {
@@ -104,6 +105,7 @@ export class BlockNode {
     if (this.settings.detectZeroes !== 'off' && (flags & Req.COMPRESSED) === 0 && isZero(source)) {
       return this.writeZeroes(offset, source.length, flags | (this.settings.detectZeroes === 'unmap' ? Req.MAY_UNMAP : 0));
     }
+    this.#changed = true;
     if (this.bitmaps.size !== 0) this.#markDirty(offset, source.length);
     const { writeFlags } = ops.capabilities;
     if ((flags & Req.COMPRESSED & ~writeFlags) !== 0) throw new BlockError('NOT_SUPPORTED', systemError(Errno.ENOTSUP).message, { node: this.name, op: 'write', errno: Errno.ENOTSUP });
@@ -116,6 +118,7 @@ export class BlockNode {
     const { ops } = this;
     if (this.readOnly || !ops.capabilities.write) throw this.#readOnlyError('writeZeroes', offset, length);
     if (length === 0) return undefined;
+    this.#changed = true;
     if (this.bitmaps.size !== 0) this.#markDirty(offset, length);
     const { zeroFlags } = ops.capabilities;
     let passed = flags & (zeroFlags ?? 0);
@@ -132,6 +135,7 @@ export class BlockNode {
     const { ops } = this;
     if (this.readOnly) throw this.#readOnlyError('discard', offset, length);
     if (length <= 0 || this.settings.discard !== 'unmap' || !ops.capabilities.discard) return undefined;
+    this.#changed = true;
     if (this.bitmaps.size !== 0) this.#markDirty(offset, length);
     const { requestAlignment, maxDiscard, discardAlignment } = ops.limits;
     const start = Math.ceil(offset / requestAlignment) * requestAlignment;
@@ -140,7 +144,14 @@ export class BlockNode {
   }
 
   flush(): MaybePromise<void> {
-    return this.settings.noFlush && this.driver.kind === 'protocol' ? undefined : this.ops.flush();
+    if (this.settings.noFlush && this.driver.kind === 'protocol') return undefined;
+    const below = (this.children.get('file') ?? this.children.get('image'))?.node.ops;
+    return below?.debugEvent === undefined ? this.#flushChanges() : andThen(below.debugEvent('flush_to_os'), () => this.#flushChanges());
+  }
+
+  /** What never changed through a protocol or filter needs no flush; a format may have changed metadata by itself. */
+  #flushChanges(): MaybePromise<void> {
+    return this.#changed || this.driver.kind === 'format' ? this.ops.flush() : undefined;
   }
 
   async resize(size: number, options: ResizeOptions): Promise<void> {
@@ -149,6 +160,7 @@ export class BlockNode {
     const { resize } = this.ops.capabilities;
     if (resize === 'none') throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support resize', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
     if (resize === 'grow' && size < this.size) throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support shrinking', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
+    this.#changed = true;
     await this.ops.resize(size, options);
     for (const bitmap of this.bitmaps.values()) bitmap.resize(size);
     for (const listener of this.#onResize) listener(size);
