@@ -100,12 +100,20 @@ export class Connection {
   }
 }
 
-/** Exactly `length` bytes of a socket in paused mode. */
+/**
+ * Exactly `length` bytes of a socket in paused mode. What has come is taken out before waiting for more: a stream that holds less
+ * than is asked for announces itself readable again and again.
+ */
 async function takeBytes(socket: Socket, length: number): Promise<Uint8Array> {
-  for (;;) {
-    const bytes = socket.read(length) as Buffer | null;
-    if (bytes?.length === length) return bytes;
-    if (bytes !== null || socket.readableEnded || socket.destroyed) throw new HandshakeEnd('Client left during the handshake');
+  const parts: Buffer[] = [];
+  for (let missing = length; missing > 0;) {
+    const bytes = socket.read(Math.min(missing, socket.readableLength) || undefined) as Buffer | null;
+    if (bytes !== null) {
+      parts.push(bytes);
+      missing -= bytes.length;
+      continue;
+    }
+    if (socket.readableEnded || socket.destroyed) throw new HandshakeEnd('Client left during the handshake');
     await new Promise<void>((resolve) => {
       const events = ['readable', 'end', 'close'] as const;
       const wake = (): void => {
@@ -115,4 +123,5 @@ async function takeBytes(socket: Socket, length: number): Promise<Uint8Array> {
       for (const event of events) socket.on(event, wake);
     });
   }
+  return parts.length === 1 ? parts[0]! : Buffer.concat(parts);
 }
