@@ -5,7 +5,7 @@ import { BlockError } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
-import { RatePacer } from './pacer.js';
+import { RatePacer, Turns } from './pacer.js';
 
 const chunkBytes = 1 << 20;
 
@@ -39,10 +39,12 @@ export async function commitImage(graph: BlockGraph, top: BlockBackend, base: Bl
 
 async function copyAllocated(top: BlockBackend, target: BlockChild, base: BlockNode, { rate = 0, progress, signal }: CommitControl): Promise<void> {
   const pacer = new RatePacer(rate);
+  const turns = new Turns();
   const buffer = new Uint8Array(chunkBytes);
   const total = top.size;
   for (let offset = 0; offset < total;) {
     signal?.throwIfAborted();
+    await turns.take();
     const status = await chainStatus(top.node, offset, total - offset, { base });
     let length = status.length;
     if (status.depth > 0 && status.zero) {

@@ -3,6 +3,8 @@ import type { BlockBackend, BlockChild } from '../block/child.js';
 import { Req } from '../block/driver.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
+import { firstDifference, isZero } from '../platform/bytes.js';
+import { Turns } from './pacer.js';
 
 const chunkBytes = 1 << 21;
 
@@ -25,9 +27,11 @@ export interface RebaseControl {
 export async function copyDifferences(overlay: BlockBackend, control: RebaseControl): Promise<void> {
   const { oldBacking, newBacking, alignment, progress, signal } = control;
   const total = overlay.size;
+  const turns = new Turns();
   const [oldBytes, newBytes] = [new Uint8Array(chunkBytes), new Uint8Array(chunkBytes)];
   for (let offset = 0; offset < total;) {
     signal?.throwIfAborted();
+    await turns.take();
     const found = await undecided(overlay.node, offset, Math.min(chunkBytes, total - offset), control);
     if (found.differs) {
       // whole units: the write would otherwise read the rest of the unit from the old backing file, later from the new one
@@ -67,7 +71,7 @@ async function writeDifferences(overlay: BlockBackend, offset: number, before: U
     end = Math.min(end, before.length);
     if (end > at) {
       const piece = before.subarray(at, end);
-      if (piece.every((byte) => byte === 0)) await overlay.writeZeroes(offset + at, piece.length);
+      if (isZero(piece)) await overlay.writeZeroes(offset + at, piece.length);
       else await overlay.write(offset + at, piece, compress ? Req.COMPRESSED : 0);
     }
     at = end + alignment;
@@ -75,8 +79,7 @@ async function writeDifferences(overlay: BlockBackend, offset: number, before: U
 }
 
 function differ(a: Uint8Array, b: Uint8Array, start: number, end: number): boolean {
-  for (let at = start; at < end; at++) if (a[at] !== b[at]) return true;
-  return false;
+  return firstDifference(a.subarray(start, end), b.subarray(start, end)) !== -1;
 }
 
 /** Bytes that a write to the overlay makes its own at once: a cluster where it is compressed, else a subcluster where there are any. */
