@@ -1,7 +1,11 @@
 /** What a qcow2 layer can do beyond requests. */
 import type { Facets } from '../../block/facets.js';
+import { amendQcow2 } from './amend.js';
+import { qcow2Backing } from './backing.js';
 import type { Qcow2Bitmaps } from './bitmap.js';
 import { checkImage } from './check.js';
+import { emptyImage } from './empty.js';
+import { makeEmpty } from './empty.js';
 import { qcow2Info } from './info.js';
 import type { ResizeParts } from './resize.js';
 import { Qcow2Snapshots } from './snapshot.js';
@@ -9,9 +13,13 @@ import { Qcow2Snapshots } from './snapshot.js';
 export function qcow2Facets(parts: ResizeParts, bitmaps: Qcow2Bitmaps): Partial<Facets> {
   const { image } = parts;
   return {
+    makeEmpty: { makeEmpty: () => emptyImage(image, parts.clusters) },
     check: { check: (options) => checkImage(image, options) },
     snapshots: new Qcow2Snapshots(parts),
     bitmaps,
+    amend: { amend: (options, control) => amendQcow2(parts, options, control) },
+    backing: qcow2Backing(image),
+    makeEmpty: { makeEmpty: () => makeEmpty(parts) },
     get formatInfo() { return qcow2Info(image.header, bitmaps.stored()); },
   };
 }

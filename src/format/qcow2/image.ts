@@ -46,8 +46,8 @@ export interface ImageParts {
 
 export class Qcow2Image {
   readonly context: OpenContext<object>;
-  readonly geometry: Geometry;
-  readonly settings: ImageSettings;
+  geometry: Geometry;
+  settings: ImageSettings;
   /** Current header; change it with {@link updateHeader}. */
   header: Qcow2Header;
   readOnly: boolean;
@@ -58,8 +58,8 @@ export class Qcow2Image {
   readonly backing: BlockChild | undefined;
   /** The active L1 table as on disk (big endian), header.l1Size * 8 bytes. Write it back with {@link writeL1}. */
   l1: DataView = new DataView(new ArrayBuffer(0));
-  readonly l2: TableCache;
-  readonly refcounts: Refcounts;
+  l2: TableCache;
+  refcounts: Refcounts;
   readonly metadata: MetadataMap;
   /** Clusters were allocated ahead of being written: the file may know that parts of them are holes. */
   preallocated = false;
@@ -85,10 +85,7 @@ export class Qcow2Image {
     this.dataFile = parts.dataFile;
     this.backing = parts.backing;
     this.metadata = new MetadataMap(this.geometry.clusterSize);
-    this.l2 = new TableCache(this.geometry.sliceSize, parts.settings.l2Slices, {
-      load: (offset, target) => this.announced('l2_load', () => this.file.read(offset, target)),
-      store: (slice) => this.announced('l2_update', () => run(this.writeMetadata(slice.offset, slice.bytes, Structure.ACTIVE_L2))),
-    });
+    this.l2 = this.#newL2Cache();
     this.refcounts = new Refcounts(this, new DataView(new ArrayBuffer(0)), parts.settings.refcountBlocks);
   }
 
@@ -100,6 +97,11 @@ export class Qcow2Image {
   /** The image was found corrupt while it was written to: it takes no more requests. */
   get dead(): boolean {
     return this.#dead;
+  }
+
+  /** What is in memory and what is on disk no longer belong together: nothing more is written, the dirty mark stays. */
+  abandon(): void {
+    this.#dead = true;
   }
 
   /** Internal snapshots; the parts that change them keep this current. */
@@ -128,6 +130,29 @@ export class Qcow2Image {
   *#care(): Steps<void> {
     if (this.#inactiveStale) yield* this.#mapInactiveL2();
     if (this.l2.crowded || this.refcounts.crowded) yield* this.flushMetadata();
+  }
+
+  /** Changes settings of the open image. */
+  *change(settings: ImageSettings): Steps<void> {
+    if (!this.readOnly) {
+      yield* this.flush();
+      if (!settings.lazyRefcounts) yield* this.markClean();
+    }
+    const newSlices = settings.sliceSize !== this.settings.sliceSize;
+    this.settings = settings;
+    this.refcounts.cache.capacity = settings.refcountBlocks;
+    this.l2.capacity = settings.l2Slices;
+    this.#inactiveStale = true;
+    if (!newSlices) return;
+    this.geometry = geometryOf(this.header, settings.sliceSize);
+    this.l2 = this.#newL2Cache();
+  }
+
+  #newL2Cache(): TableCache {
+    return new TableCache(this.geometry.sliceSize, this.settings.l2Slices, {
+      load: (offset, target) => this.announced('l2_load', () => this.file.read(offset, target)),
+      store: (slice) => this.announced('l2_update', () => run(this.writeMetadata(slice.offset, slice.bytes, Structure.ACTIVE_L2))),
+    });
   }
 
   debug(event: string): Promise<void> | undefined {
@@ -286,9 +311,9 @@ export class Qcow2Image {
     yield* this.markClean();
   }
 
-  /** Sets the dirty bit, durably, where lazy refcounts ask for it. Comes before the first table update that depends on it. */
-  *markDirty(): Steps<void> {
-    if (!this.settings.lazyRefcounts || hasFeature(this.header, Incompatible.DIRTY)) return;
+  /** Sets the dirty bit, durably, where lazy refcounts (or `always`) ask for it. Comes before the first table update that depends on it. */
+  *markDirty(always = false): Steps<void> {
+    if (!(always || this.settings.lazyRefcounts) || hasFeature(this.header, Incompatible.DIRTY)) return;
     yield* this.#writeFeatures(this.header.incompatible | BigInt(Incompatible.DIRTY));
     yield* wait(this.file.flush());
   }
@@ -358,7 +383,7 @@ export class Qcow2Image {
 
   /**
    * Reports damage. `fatal`: the image is marked corrupt and takes no more requests (not where it is read-only).
-   * @throws always, EIO
+   * @throws always, EIO; the cause says what is wrong
    */
   signalCorruption(message: string, options: { readonly fatal: boolean; readonly offset?: number; readonly length?: number }): never {
     const { offset, length } = options;
@@ -372,8 +397,8 @@ export class Qcow2Image {
       this.report(`qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`);
     }
     throw new BlockError('CORRUPT_IMAGE', strerror(Errno.EIO), {
-      node: this.context.nodeName, errno: Errno.EIO, hint: message, ...(offset !== undefined && { offset }), ...(length !== undefined && { length }),
-    });
+      node: this.context.nodeName, errno: Errno.EIO, ...(offset !== undefined && { offset }), ...(length !== undefined && { length }),
+    }, new Error(message));
   }
 
   #markCorrupt(): MaybePromise<void> {
@@ -415,6 +440,15 @@ export class Qcow2Image {
     this.#snapshotRanges = [];
     if (header.snapshotCount > 0 && !this.context.mode.check) this.snapshots = yield* readSnapshotTable(file, header);
     yield* this.#mapInactiveL2();
+  }
+
+  /** Takes on refcount structures of another width, which are on disk already: the header is switched to them. */
+  *switchRefcounts(patch: Pick<Qcow2Header, 'refcountOrder' | 'refcountTableOffset' | 'refcountTableClusters'>): Steps<void> {
+    yield* this.updateHeader(patch);
+    yield* wait(this.file.flush());
+    this.geometry = geometryOf(this.header, this.settings.sliceSize);
+    this.refcounts = new Refcounts(this, new DataView(new ArrayBuffer(0)), this.settings.refcountBlocks);
+    yield* this.reload();
   }
 
   /** The host clusters have another use now. */

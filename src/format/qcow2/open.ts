@@ -33,7 +33,7 @@ export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise
   const codec = header.compression === 'zstd' ? await zstdCodec() : rawDeflate;
   if (!context.readOnly && !context.mode.check && !context.mode.noIo) await takeOver(image);
   const ops = new Qcow2Ops(image, codec, await Qcow2Bitmaps.open(image));
-  if (seconds > 0) ops.cleanCaches(seconds);
+  ops.cleanCaches(seconds);
   return ops;
 }
 

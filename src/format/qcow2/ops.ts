@@ -13,6 +13,7 @@ import { CompressedClusters, misplacedCompressedWrite } from './compressed.js';
 import { qcow2Facets } from './facets.js';
 import { Autoclear, l1EntriesFor } from './header.js';
 import type { Qcow2Image } from './image.js';
+import { cleanInterval, settingsOf, type Qcow2OpenOptions } from './options.js';
 import { resizeQcow2, type ResizeParts } from './resize.js';
 
 export class Qcow2Ops extends MappedFormat {
@@ -27,6 +28,7 @@ export class Qcow2Ops extends MappedFormat {
   readonly #bitmaps: Qcow2Bitmaps;
   readonly #parts: ResizeParts;
   readonly #facets: Partial<Facets>;
+  #options: Qcow2OpenOptions;
   #cleaner: ReturnType<typeof setInterval> | undefined;
 
   constructor(image: Qcow2Image, codec: Codec, bitmaps: Qcow2Bitmaps) {
@@ -34,6 +36,7 @@ export class Qcow2Ops extends MappedFormat {
     const { clusterSize, subclusterSize, external } = image.geometry;
     this.image = image;
     this.#bitmaps = bitmaps;
+    this.#options = image.context.options;
     this.clusterSize = clusterSize;
     this.cow = image.backing;
     this.#clusters = new ClusterMap(image);
@@ -88,6 +91,11 @@ export class Qcow2Ops extends MappedFormat {
     return andThen(zeroed, () => run(this.#clusters.zero(offset, length, flags)));
   }
 
+  override discard(offset: number, length: number): MaybePromise<void> {
+    if (this.image.dead) throw systemError(Errno.ENOMEDIUM);
+    return super.discard(offset, length);
+  }
+
   protected override unmap(offset: number, length: number): MaybePromise<void> {
     return run(this.#clusters.discard(offset, length, 'request', false));
   }
@@ -134,12 +142,14 @@ export class Qcow2Ops extends MappedFormat {
     };
   }
 
-  /** Drops tables that were not used for `seconds`. */
+  /** Drops tables that were not used for `seconds`; 0: never. */
   cleanCaches(seconds: number): void {
-    const { l2, refcounts } = this.image;
+    const { image } = this;
+    clearInterval(this.#cleaner);
+    if (seconds === 0) return;
     this.#cleaner = setInterval(() => {
-      l2.dropUnused();
-      refcounts.cache.dropUnused();
+      image.l2.dropUnused();
+      image.refcounts.cache.dropUnused();
     }, Math.min(seconds * 1000, 0x7fff_ffff));
     // A timer must not keep a process alive (browsers have no such notion).
     (this.#cleaner as { unref?: () => void }).unref?.();
@@ -150,12 +160,22 @@ export class Qcow2Ops extends MappedFormat {
     await this.#settle();
   }
 
-  override async reopen({ readOnly }: { readonly readOnly: boolean }): Promise<void> {
+  override async reopen({ readOnly, options }: { readonly readOnly: boolean; readonly options?: Qcow2OpenOptions }): Promise<void> {
     const { image } = this;
+    if (options !== undefined) await this.#change({ ...this.#options, ...options });
     if (readOnly === image.readOnly) return;
     if (readOnly) await this.#settle();
     image.readOnly = readOnly;
     if (!readOnly) await this.#bitmaps.claim();
+  }
+
+  async #change(options: Qcow2OpenOptions): Promise<void> {
+    const { image } = this;
+    const settings = settingsOf(options, image.header);
+    const seconds = cleanInterval(options);
+    await image.exclusive(() => run(image.change(settings)));
+    this.#options = options;
+    this.cleanCaches(seconds);
   }
 
   /** Everything that a writer leaves behind reaches the disk. */

@@ -1,6 +1,6 @@
 /** Options of opening an image, and what they come to. */
 import { BlockError, Errno } from '../../block/errors.js';
-import type { OptionSchema } from '../../block/options.js';
+import { coerceOption, type OptionSchema, type OptionValue } from '../../block/options.js';
 import type { Qcow2Header } from './header.js';
 import type { ImageSettings } from './image.js';
 import { overlapTemplates, structureOptions } from './overlap.js';
@@ -12,17 +12,8 @@ export interface Qcow2OpenOptions {
   readonly 'pass-discard-snapshot'?: boolean;
   readonly 'pass-discard-other'?: boolean;
   readonly 'discard-no-unref'?: boolean;
-  readonly 'overlap-check'?: string;
-  readonly 'overlap-check.template'?: string;
-  readonly 'overlap-check.main-header'?: boolean;
-  readonly 'overlap-check.active-l1'?: boolean;
-  readonly 'overlap-check.active-l2'?: boolean;
-  readonly 'overlap-check.refcount-table'?: boolean;
-  readonly 'overlap-check.refcount-block'?: boolean;
-  readonly 'overlap-check.snapshot-table'?: boolean;
-  readonly 'overlap-check.inactive-l1'?: boolean;
-  readonly 'overlap-check.inactive-l2'?: boolean;
-  readonly 'overlap-check.bitmap-directory'?: boolean;
+  /** The name of a template, or which structures to guard: {template, 'active-l2': true, …}. */
+  readonly 'overlap-check'?: OptionValue;
   readonly 'cache-size'?: number;
   readonly 'l2-cache-size'?: number;
   readonly 'l2-cache-entry-size'?: number;
@@ -32,30 +23,18 @@ export interface Qcow2OpenOptions {
   readonly encrypt?: object;
 }
 
-const overlapOption = (name: string) => ({ type: 'boolean', strong: false, help: `Check for unintended writes into ${name}` }) as const;
-
 export const openOptions: OptionSchema<Qcow2OpenOptions> = {
-  'lazy-refcounts': { type: 'boolean', strong: false, help: 'Postpone refcount updates' },
-  'pass-discard-request': { type: 'boolean', strong: false, help: 'Pass guest discard requests to the layer below' },
-  'pass-discard-snapshot': { type: 'boolean', strong: false, help: 'Generate discard requests when snapshot related space is freed' },
-  'pass-discard-other': { type: 'boolean', strong: false, help: 'Generate discard requests when other clusters are freed' },
-  'discard-no-unref': { type: 'boolean', strong: false, help: 'Do not unreference discarded clusters' },
-  'overlap-check': { type: 'string', strong: false, help: 'Selects which overlap checks to perform from a range of templates (none, constant, cached, all)' },
-  'overlap-check.template': { type: 'string', strong: false, help: 'The same' },
-  'overlap-check.main-header': overlapOption('the main qcow2 header'),
-  'overlap-check.active-l1': overlapOption('the active L1 table'),
-  'overlap-check.active-l2': overlapOption('an active L2 table'),
-  'overlap-check.refcount-table': overlapOption('the refcount table'),
-  'overlap-check.refcount-block': overlapOption('a refcount block'),
-  'overlap-check.snapshot-table': overlapOption('the snapshot table'),
-  'overlap-check.inactive-l1': overlapOption('an inactive L1 table'),
-  'overlap-check.inactive-l2': overlapOption('an inactive L2 table'),
-  'overlap-check.bitmap-directory': overlapOption('the bitmap directory'),
-  'cache-size': { type: 'size', strong: false, help: 'Maximum combined metadata (L2 tables and refcount blocks) cache size' },
-  'l2-cache-size': { type: 'size', strong: false, help: 'Maximum L2 table cache size' },
-  'l2-cache-entry-size': { type: 'size', strong: false, help: 'Size of each entry in the L2 cache' },
-  'refcount-cache-size': { type: 'size', strong: false, help: 'Maximum refcount block cache size' },
-  'cache-clean-interval': { type: 'number', strong: false, help: 'Clean unused cache entries after this time (in seconds)' },
+  'lazy-refcounts': { type: 'boolean', strong: false, mutable: true, help: 'Postpone refcount updates' },
+  'pass-discard-request': { type: 'boolean', strong: false, mutable: true, help: 'Pass guest discard requests to the layer below' },
+  'pass-discard-snapshot': { type: 'boolean', strong: false, mutable: true, help: 'Generate discard requests when snapshot related space is freed' },
+  'pass-discard-other': { type: 'boolean', strong: false, mutable: true, help: 'Generate discard requests when other clusters are freed' },
+  'discard-no-unref': { type: 'boolean', strong: false, mutable: true, help: 'Do not unreference discarded clusters' },
+  'overlap-check': { type: 'any', strong: false, mutable: true, help: 'Structures that no write may hit: none, constant, cached, all, or chosen one by one' },
+  'cache-size': { type: 'size', strong: false, mutable: true, help: 'Maximum combined metadata (L2 tables and refcount blocks) cache size' },
+  'l2-cache-size': { type: 'size', strong: false, mutable: true, help: 'Maximum L2 table cache size' },
+  'l2-cache-entry-size': { type: 'size', strong: false, mutable: true, help: 'Size of each entry in the L2 cache' },
+  'refcount-cache-size': { type: 'size', strong: false, mutable: true, help: 'Maximum refcount block cache size' },
+  'cache-clean-interval': { type: 'number', strong: false, mutable: true, help: 'Clean unused cache entries after this time (in seconds)' },
   'encrypt': { type: 'object', help: 'Image decryption options' },
 };
 
@@ -74,7 +53,7 @@ export function cleanInterval(options: Qcow2OpenOptions): number {
 /** @throws BlockError INVALID_ARGUMENT with the peer's texts */
 export function settingsOf(options: Qcow2OpenOptions, header: Qcow2Header): ImageSettings {
   const caches = cacheSizes(options, header);
-  const overlapCheck = overlapMask(options);
+  const overlapCheck = overlapMask(options['overlap-check'] ?? 'cached');
   const lazyRefcounts = options['lazy-refcounts'] ?? (header.compatible & 1n) !== 0n;
   if (lazyRefcounts && header.version < 3) throw bad('Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level');
   const discardKeepsReference = options['discard-no-unref'] ?? false;
@@ -91,22 +70,24 @@ export function settingsOf(options: Qcow2OpenOptions, header: Qcow2Header): Imag
   };
 }
 
-function overlapMask(options: Qcow2OpenOptions): number {
-  const short = options['overlap-check'];
-  const template = options['overlap-check.template'];
-  if (short !== undefined && template !== undefined && short !== template) {
-    throw bad(`Conflicting values for qcow2 options 'overlap-check' ('${short}') and 'overlap-check.template' ('${template}')`);
-  }
-  const name = short ?? template ?? 'cached';
-  let mask = overlapTemplates[name];
+function overlapMask(value: OptionValue): number {
+  const { template = 'cached', ...chosen }: Record<string, OptionValue> = isDictionary(value) ? value : { template: value };
+  let mask = overlapTemplates[String(template)];
   if (mask === undefined) {
-    throw bad(`Unsupported value '${name}' for qcow2 option 'overlap-check'. Allowed are any of the following: none, constant, cached, all`);
+    throw bad(`Unsupported value '${String(template)}' for qcow2 option 'overlap-check'. Allowed are any of the following: none, constant, cached, all`);
   }
   for (const [bit, option] of structureOptions) {
-    const chosen = options[`overlap-check.${option}` as 'overlap-check.active-l1'];
-    if (chosen !== undefined) mask = chosen ? mask | bit : mask & ~bit;
+    const name = `overlap-check.${option}`;
+    if (chosen[option] !== undefined) mask = coerceOption(name, { type: 'boolean' }, chosen[option]) === true ? mask | bit : mask & ~bit;
+    delete chosen[option];
   }
+  const unknown = Object.keys(chosen)[0];
+  if (unknown !== undefined) throw bad(`Parameter 'overlap-check.${unknown}' is unexpected`);
   return mask;
+}
+
+function isDictionary(value: OptionValue): value is { readonly [key: string]: OptionValue } {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function cacheSizes(options: Qcow2OpenOptions, header: Qcow2Header): Pick<ImageSettings, 'l2Slices' | 'refcountBlocks' | 'sliceSize'> {
