@@ -57,7 +57,7 @@ export async function convertImages(graph: BlockGraph, request: ConvertRequest):
   try {
     const target = await request.openTarget();
     try {
-      await fill(target, size, backing, planned !== undefined && planned.protocol.createsZeroed === true, request);
+      await fill(target, size, backing, planned?.zeroed === true, request);
       for (const bitmap of bitmaps) await copyBitmap(bitmap, sources[0]!.node, target.node);
     } catch (error) {
       await target.close().catch(() => undefined);
@@ -75,6 +75,8 @@ interface PlannedImage {
   readonly size: number;
   readonly options: Readonly<Record<string, OptionValue>>;
   readonly backing: string | undefined;
+  /** The new image reads as zero: the file does, or the format shows zeroes where nothing is allocated. */
+  readonly zeroed: boolean;
 }
 
 /** Everything that can be refused before anything is written. */
@@ -101,7 +103,11 @@ function planImage(graph: BlockGraph, image: NewImage, size: number, { sources, 
     if (rest['preallocation'] !== undefined && rest['preallocation'] !== 'off') throw invalid('Compression and preallocation not supported at the same time');
   }
   if (bitmaps !== undefined && !format.supportsBitmaps) throw new BlockError('NOT_SUPPORTED', `Format driver '${format.name}' does not support bitmaps`);
-  return { protocol, size: typeof given === 'number' ? given : size, options: rest, backing: typeof backing === 'string' ? backing : undefined };
+  const unallocated = format.supportsBacking === true && (rest['preallocation'] === undefined || rest['preallocation'] === 'off');
+  return {
+    protocol, size: typeof given === 'number' ? given : size, options: rest, backing: typeof backing === 'string' ? backing : undefined,
+    zeroed: protocol.createsZeroed === true || unallocated,
+  };
 }
 
 async function createTarget(graph: BlockGraph, { filename, format }: NewImage, { size, options }: PlannedImage): Promise<void> {
