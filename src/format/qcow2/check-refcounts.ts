@@ -1,11 +1,9 @@
-/** Second half of a check: what was counted against the refcounts in the file; their repair, and building them anew. */
+/** Second half of a check: what was counted against the refcounts in the file; their repair. */
 import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
-import { isPromise } from '../../util/maybe.js';
-import { run } from '../../util/steps.js';
 import { offsetLimit, type CheckJob, type Walk } from './check-walk.js';
 import { hex } from './geometry.js';
 import type { Qcow2Image } from './image.js';
-import { entryHi, entryLo, readRefcount, refcountBlockOffset, refcountsPerBlock, viewOf, writeRefcount, writeU64 } from './tables.js';
+import { entryHi, entryLo, readRefcount, refcountBlockOffset, refcountsPerBlock, writeRefcount } from './tables.js';
 
 /** Refcounts as they are in the file, one block at a time. */
 export class StoredRefcounts {
@@ -151,56 +149,4 @@ function reportUnreadable(job: CheckJob, first: number, end: number, error: unkn
     job.report(`Can't get refcount for cluster ${cluster}: ${text}`);
     job.result.checkErrors++;
   }
-}
-
-/**
- * Writes new refcount blocks and a new refcount table for what was counted, and switches the header to them. The old ones keep their
- * counts (as leaks). No block lies before the area it covers; the table comes to the first place that has room.
- */
-export async function rebuildRefcounts(job: CheckJob, { references }: Walk): Promise<void> {
-  const { image } = job;
-  const { clusterBits, clusterSize, refcountOrder } = image.geometry;
-  const perBlock = refcountsPerBlock(clusterBits, refcountOrder);
-  const blocks = new Map<number, number>();
-  let highest = -1;
-  const placeBlocks = (): void => {
-    let cluster = references.nextReferenced(0, references.clusters);
-    while (cluster < references.clusters) {
-      const index = Math.floor(cluster / perBlock);
-      if (!blocks.has(index)) blocks.set(index, references.allocate(1, index * perBlock));
-      highest = Math.max(highest, index);
-      cluster = references.nextReferenced((index + 1) * perBlock, references.clusters);
-    }
-  };
-
-  placeBlocks();
-  let tableClusters = 0;
-  let tableStart = 0;
-  for (let needed = clustersFor(highest, clusterSize); needed !== tableClusters; needed = clustersFor(highest, clusterSize)) {
-    if (tableClusters > 0) references.release(tableStart, tableClusters);
-    tableClusters = needed;
-    tableStart = references.allocate(tableClusters, 0);
-    placeBlocks();
-  }
-
-  const block = new Uint8Array(clusterSize);
-  const table = new Uint8Array(tableClusters * clusterSize);
-  for (const [index, place] of blocks) {
-    block.fill(0);
-    const end = Math.min(references.clusters, (index + 1) * perBlock);
-    for (let cluster = references.nextReferenced(index * perBlock, end); cluster < end; cluster = references.nextReferenced(cluster + 1, end)) {
-      writeRefcount(block, cluster % perBlock, refcountOrder, references.get(cluster));
-    }
-    const written = image.file.write(place * clusterSize, block);
-    if (isPromise(written)) await written;
-    writeU64(viewOf(table), index * 8, place * clusterSize);
-  }
-  await image.file.write(tableStart * clusterSize, table);
-  await image.file.flush();
-  await run(image.updateHeader({ refcountTableOffset: tableStart * clusterSize, refcountTableClusters: tableClusters }));
-  await image.file.flush();
-}
-
-function clustersFor(highestBlock: number, clusterSize: number): number {
-  return Math.ceil((highestBlock + 1) * 8 / clusterSize);
 }

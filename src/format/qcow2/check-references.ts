@@ -19,18 +19,17 @@ export class ReferenceCounts {
     return count === overflow ? this.#large.get(cluster)! : count;
   }
 
-  increment(cluster: number): void {
+  set(cluster: number, count: number): void {
     const index = Math.floor(cluster / pageSize);
     let page = this.#pages.get(index);
     if (page === undefined) this.#pages.set(index, page = new Uint16Array(pageSize));
-    const count = page[cluster % pageSize]!;
-    if (count >= overflow - 1) {
-      this.#large.set(cluster, (this.#large.get(cluster) ?? count) + 1);
-      page[cluster % pageSize] = overflow;
-    } else {
-      page[cluster % pageSize] = count + 1;
-    }
+    if (count >= overflow) this.#large.set(cluster, count);
+    page[cluster % pageSize] = Math.min(count, overflow);
     this.clusters = Math.max(this.clusters, cluster + 1);
+  }
+
+  increment(cluster: number): void {
+    this.set(cluster, this.get(cluster) + 1);
   }
 
   /** First referenced cluster in [from, end); `end` where there is none. */
@@ -59,6 +58,6 @@ export class ReferenceCounts {
 
   /** Gives up clusters taken with {@link allocate}. */
   release(start: number, count: number): void {
-    for (let cluster = start; cluster < start + count; cluster++) this.#pages.get(Math.floor(cluster / pageSize))![cluster % pageSize] = 0;
+    for (let cluster = start; cluster < start + count; cluster++) this.set(cluster, 0);
   }
 }

@@ -2,10 +2,11 @@
 import { BlockError, Errno, strerror } from '../../block/errors.js';
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { run } from '../../util/steps.js';
-import { compareRefcounts, rebuildRefcounts } from './check-refcounts.js';
+import { compareRefcounts } from './check-refcounts.js';
 import { countReferences, hexEntry, type CheckJob, type Walk } from './check-walk.js';
 import { Incompatible } from './header.js';
 import type { Qcow2Image } from './image.js';
+import { rebuildRefcounts } from './new-refcounts.js';
 import { overhanging, readSnapshotTable, storeSnapshotTable, type SnapshotTable } from './snapshot-table.js';
 import { checkCopiedFlags } from './check-copied.js';
 import { maxSnapshotExtraSize, maxSnapshots } from './tables.js';
@@ -131,7 +132,7 @@ async function rebuild(job: CheckJob, found: Walk): Promise<{ walk: Walk; end: n
   const { image, result, report } = job;
   report('Rebuilding refcount structure');
   const before = { ...result };
-  await rebuildRefcounts(job, found);
+  await rebuildRefcounts(image, found.references);
   await run(image.reload());
   image.snapshots = job.snapshots;
   result.corruptions = 0;

@@ -5,7 +5,6 @@ import { qcow2Backing } from './backing.js';
 import type { Qcow2Bitmaps } from './bitmap.js';
 import { checkImage } from './check.js';
 import { emptyImage } from './empty.js';
-import { makeEmpty } from './empty.js';
 import { qcow2Info } from './info.js';
 import type { ResizeParts } from './resize.js';
 import { Qcow2Snapshots } from './snapshot.js';
@@ -19,7 +18,6 @@ export function qcow2Facets(parts: ResizeParts, bitmaps: Qcow2Bitmaps): Partial<
     bitmaps,
     amend: { amend: (options, control) => amendQcow2(parts, options, control) },
     backing: qcow2Backing(image),
-    makeEmpty: { makeEmpty: () => makeEmpty(parts) },
     get formatInfo() { return qcow2Info(image.header, bitmaps.stored()); },
   };
 }

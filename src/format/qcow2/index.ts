@@ -1,5 +1,6 @@
 /** Driver `qcow2`: QEMU's copy-on-write format, versions 2 and 3. */
 import type { BlockDriver } from '../../block/driver.js';
+import { amendOptions } from './amend.js';
 import { createOptions } from './create-options.js';
 import { createQcow2 } from './create.js';
 import { probeQcow2 } from './header.js';
@@ -12,6 +13,7 @@ export const qcow2: BlockDriver<Qcow2OpenOptions> = {
   kind: 'format',
   options: openOptions,
   createOptions,
+  amendOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true }, 'data-file': { role: 'data', optional: true } },
   supportsBacking: true,
   supportsCompression: true,
