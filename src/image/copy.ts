@@ -4,7 +4,7 @@ import { Req } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import type { BlockNode } from '../block/node.js';
 import { eventsHandled, isZero } from '../platform/bytes.js';
-import { isPromise } from '../util/maybe.js';
+import { isPromise, type MaybePromise } from '../util/maybe.js';
 import { run, wait, type Steps } from '../util/steps.js';
 import { CopyPlan, type CopySegment, type CopySource } from './copy-plan.js';
 import { RatePacer } from './pacer.js';
@@ -229,31 +229,26 @@ class Copy {
     const { compressedCluster, minSparse } = this.#control;
     try {
       if (kind === 'backing') return;
-      if (buffer === undefined) yield* this.#zero(offset, length);
-      else if (compressedCluster !== undefined) yield* this.#writeCompressed(offset, buffer, compressedCluster);
+      if (buffer === undefined) yield* wait(this.#zero(offset, length));
+      else if (compressedCluster !== undefined) yield* wait(together(this.#compressedWrites(offset, buffer, compressedCluster)));
       else if (minSparse === 0) yield* wait(this.#target.write(offset, buffer));
-      else yield* this.#writeSparse(offset, buffer);
+      else yield* wait(together(this.#sparseWrites(offset, buffer)));
     } catch (error) {
       throw error instanceof BlockError ? placed(error, `error while writing at byte ${chunk}`) : error;
     }
   }
 
   /** All clusters at once: they are compressed beside each other. */
-  *#writeCompressed(offset: number, buffer: Uint8Array, cluster: number): Steps<void> {
-    const waiting: Promise<void>[] = [];
+  *#compressedWrites(offset: number, buffer: Uint8Array, cluster: number): Requests {
     for (let at = 0; at < buffer.length; at += cluster) {
       const bytes = buffer.subarray(at, at + cluster);
       if (this.#control.targetIsZero && this.#control.minSparse > 0 && isZero(bytes)) continue;
-      const written = this.#target.write(offset + at, bytes, Req.COMPRESSED);
-      if (isPromise(written)) waiting.push(written);
+      yield this.#target.write(offset + at, bytes, Req.COMPRESSED);
     }
-    if (waiting.length === 0) return;
-    const results = yield* wait(Promise.allSettled(waiting));
-    for (const result of results) if (result.status === 'rejected') throw result.reason as Error;
   }
 
-  /** Units count from the start of the disk, whatever pieces it is cut into. */
-  *#writeSparse(offset: number, buffer: Uint8Array): Steps<void> {
+  /** Units count from the start of the disk, whatever pieces it is cut into. All runs are sent before any is waited for. */
+  *#sparseWrites(offset: number, buffer: Uint8Array): Requests {
     const unit = Math.max(this.#control.minSparse, this.#control.zeroUnit);
     const unitEnd = (at: number): number => Math.min(buffer.length, at + unit - ((offset + at) % unit));
     for (let start = 0; start < buffer.length;) {
@@ -263,14 +258,13 @@ class Copy {
         next = unitEnd(end);
         if (isZero(buffer.subarray(end, next)) !== zero) break;
       }
-      if (zero) yield* this.#zero(offset + start, end - start);
-      else yield* wait(this.#target.write(offset + start, start === 0 && end === buffer.length ? buffer : buffer.subarray(start, end)));
+      yield zero ? this.#zero(offset + start, end - start) : this.#target.write(offset + start, buffer.subarray(start, end));
       start = end;
     }
   }
 
-  *#zero(offset: number, length: number): Steps<void> {
-    if (!this.#control.targetIsZero) yield* wait(this.#target.writeZeroes(offset, length, Req.MAY_UNMAP));
+  #zero(offset: number, length: number): MaybePromise<void> {
+    return this.#control.targetIsZero ? undefined : this.#target.writeZeroes(offset, length, Req.MAY_UNMAP);
   }
 
   /** False: the host cannot, and is not asked again for this piece. */
@@ -318,6 +312,23 @@ class WriteOrder {
     for (const giveUp of this.#waiting.values()) giveUp(false);
     this.#waiting.clear();
   }
+}
+
+/** Requests that are sent as they are asked for. */
+type Requests = Iterable<MaybePromise<void>>;
+
+/** Sends all, up to one that fails at once, before any is waited for. Fails with the first failure when all have ended. */
+function together(requests: Requests): MaybePromise<void> {
+  const waiting: Promise<void>[] = [];
+  try {
+    for (const request of requests) if (isPromise(request)) waiting.push(request);
+  } catch (error) {
+    waiting.push(Promise.reject(error as Error));
+  }
+  if (waiting.length === 0) return undefined;
+  return Promise.allSettled(waiting).then((results) => {
+    for (const result of results) if (result.status === 'rejected') throw result.reason as Error;
+  });
 }
 
 function placed(error: BlockError, place: string): BlockError {
