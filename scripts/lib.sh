@@ -66,6 +66,15 @@ install_peers() {
     notice "apt-get could not install all of: ${missing[*]}"
 }
 
+# What the test with a real guest needs besides.
+install_guest_tools() {
+  command -v qemu-system-x86_64 >/dev/null && command -v cpio >/dev/null && return
+  local root=()
+  if [ "$(id -u)" -ne 0 ]; then root=(sudo -n); fi
+  "${root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends qemu-system-x86 cpio >/dev/null
+}
+
 # vitest_run NAME [ARGUMENT…]: adds the tests' own sums. A file that fails to load or an error outside tests counts as one failure.
 vitest_run() {
   local name=$1 report status sums

@@ -11,7 +11,9 @@ install_packages || { fail 'npm ci'; finish; }
 unpack_oracle
 
 step 'Build' build_if_needed
-vitest_run 'Crash states, fuzzing, guest' --config vitest.full.config.ts
+install_guest_tools
+vitest_run 'A guest' --config vitest.full.config.ts
+VDISK_CRASH_STATES=500000 VDISK_FUZZ_CASES=100000 vitest_run 'Crash states, fuzzing' test/crash test/fuzz
 iotests raw 7200 img nbd
 iotests qcow2 7200 img nbd
 finish
