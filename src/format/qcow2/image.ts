@@ -99,11 +99,6 @@ export class Qcow2Image {
     return this.#dead;
   }
 
-  /** What is in memory and what is on disk no longer belong together: nothing more is written, the dirty mark stays. */
-  abandon(): void {
-    this.#dead = true;
-  }
-
   /** Internal snapshots; the parts that change them keep this current. */
   get snapshots(): SnapshotTable {
     return this.#snapshots;
