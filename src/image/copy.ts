@@ -323,7 +323,7 @@ function together(requests: Requests): MaybePromise<void> {
   try {
     for (const request of requests) if (isPromise(request)) waiting.push(request);
   } catch (error) {
-    waiting.push(Promise.reject(error as Error));
+    waiting.push(Promise.reject(error));
   }
   if (waiting.length === 0) return undefined;
   return Promise.allSettled(waiting).then((results) => {
