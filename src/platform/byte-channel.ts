@@ -21,7 +21,7 @@ export interface ByteSink {
 /** How a connection is encrypted. */
 export interface TlsSettings {
   readonly credentials: TlsCredentials;
-  /** Name the server's certificate must bear; undefined: the host's that was connected to. */
+  /** Name the server's certificate must bear; undefined: the host's that was connected to, or any behind a unix socket. */
   readonly hostname?: string | undefined;
 }
 
@@ -35,10 +35,10 @@ export class ByteChannel {
   #failure: Error | undefined;
   #finishSwitch: (() => void) | undefined;
   readonly #inbox = new Inbox(() => this.#socket.resume());
-  readonly #host: string;
+  readonly #host: string | undefined;
 
   private constructor(address: ChannelAddress, plain: boolean) {
-    this.#host = address.type === 'unix' ? 'localhost' : address.host;
+    this.#host = address.type === 'unix' ? undefined : address.host;
     this.#sink = this.#inbox;
     const where = address.type === 'unix' ? { path: address.path } : { host: address.host, port: portNumber(address), noDelay: true, keepAlive: true };
     const onread = { buffer: () => this.#offer(), callback: (length: number, buffer: Uint8Array) => this.#received(length, buffer) };
@@ -103,13 +103,13 @@ export class ByteChannel {
     const key = credentials.psk && [...credentials.psk][0];
     const secured = tls.connect({
       socket: raw,
-      ...(net.isIP(servername) === 0 && { servername }),
+      ...(servername !== undefined && net.isIP(servername) === 0 && { servername }),
       ...(key ? {
         ciphers: pskCiphers, maxVersion: 'TLSv1.2' as const, pskCallback: () => ({ identity: key[0], psk: key[1] }), checkServerIdentity: () => undefined,
       } : {
         ...credentials.x509, rejectUnauthorized: credentials.verifyPeer,
         checkServerIdentity: (_name: string, certificate: PeerCertificate) =>
-          tls.checkServerIdentity(servername, certificate) && new Error(`Certificate does not match the hostname ${servername}`),
+          servername === undefined ? undefined : tls.checkServerIdentity(servername, certificate) && new Error(`Certificate does not match the hostname ${servername}`),
       }),
     });
     await new Promise<void>((resolve, reject) => {

@@ -209,6 +209,17 @@ describe.skipIf(!havePeers('nbdkit'))('nbdkit', () => {
     });
   });
 
+  test('an export in the place of a new image', async () => {
+    const server = await folder.nbdkit(['pattern', '1M', '--filter=cow']);
+    await nbd.createFile!(server.uri(), {});
+    const readOnly = await folder.nbdkit(['-r', 'memory', '1M']);
+    const prefix = "Protocol driver 'nbd' does not support creating new images, so an existing image must be selected as the target; "
+      + 'however, opening the given target as an existing image failed: ';
+    expect((await failure(nbd.createFile!(readOnly.uri(), {}))).message).toBe(`${prefix}Could not open image: Permission denied`);
+    const nowhere = folder.file('nowhere');
+    expect((await failure(nbd.createFile!(`nbd:unix:${nowhere}`, {}))).message).toBe(`${prefix}Failed to connect to '${nowhere}': No such file or directory`);
+  });
+
   test('open-timeout waits for a server that starts late', async () => {
     const socket = folder.file('late.sock');
     const opening = using(unix(socket, { 'open-timeout': 20 }), (disk) => Promise.resolve(disk.size));
@@ -243,6 +254,7 @@ describe.skipIf(!havePeers('nbdkit', 'openssl', 'qemu-nbd'))('TLS', () => {
   test('certificates: nbdkit', async () => {
     const server = await folder.nbdkit(['--tls=require', `--tls-certificates=${pki}`, '--tls-verify-peer', 'memory', '4M']);
     await using(withTls(server), (disk) => exercise(disk, 3, 5), x509(pki));
+    await using(withTls(server, { 'tls-hostname': 'localhost' }), async () => undefined, x509(pki));
     expect((await failure(using(withTls(server, { 'tls-hostname': 'elsewhere' }), async () => undefined, x509(pki)))).message)
       .toBe('Certificate does not match the hostname elsewhere');
     expect((await failure(using(withTls(server), async () => undefined, x509(strangers)))).message).toMatch(/^TLS handshake failed: /);
