@@ -30,5 +30,7 @@ export async function loadSnapshot(image: BlockBackend, reference: SnapshotRefer
     ? findSnapshot(facet, reference)
     : facet.list().find(({ id, name }) => (reference.id ?? id) === id && (reference.name ?? name) === name);
   if (found === undefined) throw new BlockError('NOT_FOUND', "Failed to load snapshot: Can't find snapshot");
-  await facet.load(found.id);
+  await facet.load(found.id).catch((error: unknown) => {
+    throw error instanceof BlockError ? new BlockError(error.code, `Failed to load snapshot: ${error.message}`, error.context, error) : error;
+  });
 }
