@@ -81,6 +81,16 @@ describe.skipIf(!hasDirect())('file with cache.direct', () => {
     expect(ops.size).toBe((1 << 20) + 4096);
   });
 
+  it('a first growth does not cover a write at the start that was not yet reported', async () => {
+    const path = fresh(0);
+    const { ops } = (await open(path)).node;
+    const written = ops.write(0, new Uint8Array(4096).fill(9), 0);
+    for (const end = performance.now() + 10_000; statSync(path).size === 0 && performance.now() < end;);
+    await ops.resize(8192, { preallocation: 'off', exact: false, zeroNew: false });
+    await written;
+    expect(readFileSync(path)[0]).toBe(9);
+  });
+
   it.skipIf(native() === undefined || statfsSync(folder).type === tmpfs)('what is not cached is read elsewhere, and at once when it is', async () => {
     const path = fresh(1 << 20);
     const direct = await open(path);

@@ -1,5 +1,5 @@
 /** An open file or block device. */
-import { close, constants, fdatasync, fstat, ftruncate, ftruncateSync, open, writeSync } from 'node:fs';
+import { close, constants, fdatasync, fstat, ftruncate, ftruncateSync, open } from 'node:fs';
 import { promisify } from 'node:util';
 import { type BlockLimits, BlockOps, type Capabilities, type LayerExtent, Req, type ResizeOptions, unlimited } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
@@ -39,7 +39,6 @@ export interface OpenedFile {
 const unsupported = new Set<number>([Errno.EOPNOTSUPP, Errno.EINVAL, 25 /* ENOTTY */, 38 /* ENOSYS */]);
 /** Where the kernel cannot copy between two files, rather than failing to. */
 const cannotCopy = new Set<number>([...unsupported, Errno.EBADF, 18 /* EXDEV */, 26 /* ETXTBSY */, Errno.EPERM, Errno.EISDIR]);
-const firstBlock = 4096;
 /** Bytes per copy_file_range call: a bound on how long a thread is away. */
 const copyStep = 64 << 20;
 
@@ -164,10 +163,7 @@ export class FileOps extends BlockOps {
     }
     this.#forgetData();
     if (preallocation !== 'off') await preallocate(this.#fd, this.#native, this.#size, size, preallocation);
-    else if (size > this.#size) {
-      if (this.#size === 0) this.#storeFirstBlock(size);
-      this.#grow(size);
-    }
+    else if (size > this.#size) this.#grow(size);
     else await truncateFile(this.#fd, size).catch((error: unknown) => { throw resizeError(error); });
     if (size < this.#size) this.#startedEnd = size;
     this.#size = size;
@@ -243,15 +239,6 @@ export class FileOps extends BlockOps {
 
   #forgetData(): void {
     this.#dataEnd = 0;
-  }
-
-  /** Gives a file that was empty one block of zeroes, as the peer does: from a hole, O_DIRECT's alignment cannot be told. */
-  #storeFirstBlock(size: number): void {
-    try {
-      writeSync(this.#fd, new Uint8Array(Math.min(firstBlock, size)), 0, undefined, 0);
-    } catch {
-      // It helps, it is not needed.
-    }
   }
 
   /** At once and never below the end of a write on its way: a truncation on another thread could come after it and cut it off. */

@@ -30,10 +30,14 @@ export async function preallocate(fd: number, native: Native | undefined, former
 
 /**
  * Stores zeroes at the start of a file that was empty, as QEMU does: whoever opens it past the page cache can then try out which
- * alignment the disk wants.
+ * alignment the disk wants. No write may be on its way.
  */
 export function writeFirstBlock(fd: number, size: number): void {
-  if (size > 0) writeSync(fd, new Uint8Array(Math.min(size, 4096)), 0, undefined, 0);
+  try {
+    if (size > 0) writeSync(fd, new Uint8Array(Math.min(size, 4096)), 0, undefined, 0);
+  } catch {
+    // It helps, it is not needed.
+  }
 }
 
 /** False where the file system cannot reserve space. */
