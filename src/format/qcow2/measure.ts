@@ -32,7 +32,7 @@ export async function measureQcow2(source: BlockChild | undefined, options: Opti
   const whole = preallocation === 'full' || preallocation === 'falloc' || (source !== undefined && options['backing_file'] !== undefined);
   const data = whole ? size : source === undefined ? 0 : await allocatedSize(source, clusterSize);
   const result = { required: metadata + data, fullyAllocated: metadata + size };
-  if (source?.facet('bitmaps') === undefined) return result;
+  if (version < 3 || source?.facet('bitmaps') === undefined) return result;
   return { ...result, bitmaps: bitmapsSize(source.node.bitmaps.values(), clusterSize) };
 }
 
