@@ -47,7 +47,7 @@ export class BlkdebugOps extends FilterOps {
   }
 
   override discard(offset: number, length: number): MaybePromise<void> {
-    if (length < Math.max(this.limits.requestAlignment, this.limits.discardAlignment)) return undefined;
+    if (length < this.limits.requestAlignment) return undefined;
     return andThen(this.#check('discard', offset, length), () => super.discard(offset, length));
   }
 

@@ -1,7 +1,8 @@
 /** Commands about the open image as a whole. */
 import { Perm, type Preallocation } from '../../../../block/driver.js';
 import { BlockError, strerror } from '../../../../block/errors.js';
-import { parseOptions, wrongUsage, type Command } from '../command.js';
+import type { BlockNode } from '../../../../block/node.js';
+import { parseOptions, requestFailure, wrongUsage, type Command } from '../command.js';
 import { formatQuantity, parseQuantity } from '../values.js';
 
 export const flush: Command = {
@@ -60,6 +61,7 @@ export const info: Command = {
     io.out(`format name: ${shown.driver.name}\n`);
     if (shown.driver.kind === 'protocol') io.out(`format name: ${shown.driver.name}\n`);
     const facts = node.facet('formatInfo');
+    if (facts === undefined && !storedInFile(node)) return true;
     io.out(`cluster size: ${formatQuantity(facts?.clusterSize ?? 0)}\nvm state offset: ${formatQuantity(facts?.vmStateOffset ?? 0)}\n`);
     const specific = shown.driver.kind === 'format' ? facts?.specific() : undefined;
     if (specific && Object.keys(specific.data).length > 0) {
@@ -70,19 +72,30 @@ export const info: Command = {
   },
 };
 
+/** Whether a host's file lies at the bottom: of anything else there is no more to say. */
+function storedInFile(node: BlockNode): boolean {
+  const below = node.children.get('file') ?? node.children.get('image');
+  return below === undefined ? ['file', 'host_device'].includes(node.driver.name) : storedInFile(below.node);
+}
+
 export const alloc: Command = {
   name: 'alloc', alias: 'a', minimum: 1, maximum: 2,
   usage: 'offset [count]',
   summary: 'checks if offset is allocated in the file',
-  async run(args, { backend, io }) {
+  async run(args, session) {
+    const { backend, io } = session;
     const offset = parseQuantity(args[0]!);
     const count = args[1] === undefined ? 512 : parseQuantity(args[1]);
     const end = Math.max(offset, Math.min(offset + count, backend.size));
     let allocated = 0;
-    for (let at = offset; at < end;) {
-      const status = await backend.status(at, end - at, false);
-      if (status.allocated) allocated += status.length;
-      at += status.length;
+    try {
+      for (let at = offset; at < end;) {
+        const status = await backend.status(at, end - at, false);
+        if (status.allocated) allocated += status.length;
+        at += status.length;
+      }
+    } catch (error) {
+      throw requestFailure('is_allocated', error, session);
     }
     io.out(`${BigInt(allocated)}/${BigInt(end - offset)} bytes allocated at offset ${formatQuantity(offset)}\n`);
     return true;
@@ -93,7 +106,8 @@ export const map: Command = {
   name: 'map', minimum: 0, maximum: 0,
   usage: '',
   summary: 'prints the allocated areas of a file',
-  async run(_args, { backend, io }) {
+  async run(_args, session) {
+    const { backend, io } = session;
     let start = 0;
     let state: boolean | undefined;
     const print = (end: number): void => {
@@ -110,7 +124,7 @@ export const map: Command = {
       }
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
-      io.err(`Failed to query block status: ${strerror(error.errno)}\n`);
+      session.complain(`Failed to get allocation status: ${strerror(error.errno)}`);
       return false;
     }
     print(backend.size);
