@@ -375,30 +375,35 @@ export class BlockGraph {
       readOnly: reference.role === 'cow' ? true : inherited.readOnly,
       settings: { ...inherited.settings, detectZeroes: 'off' },
     };
-    let child: BlockNode;
-    if (typeof given === 'string') {
-      child = this.#byName(given);
-      child.holds++;
-    } else {
-      const extra = isDictionary(given) ? given : {};
-      const isWhole = extra['file'] !== undefined || extra['filename'] !== undefined;
-      if (isWhole) child = await this.#openSpec(extra, undefined, childSettings);
-      else {
-        const filename = resolveReference(reference.filename, from);
-        await this.#ask(inherited.gate, { kind: reference.kind, filename, from, ...(reference.format !== undefined && { format: reference.format }) });
-        if (childSettings.above.includes(filename)) {
-          throw new BlockError('INVALID_ARGUMENT', `Backing file '${filename}' creates an infinite loop.`, { filename, errno: Errno.ELOOP });
-        }
-        if (childSettings.above.length > MAX_CHAIN) throw new BlockError('INVALID_ARGUMENT', `Backing chain is longer than ${MAX_CHAIN} images`, { filename, errno: Errno.ELOOP });
-        const driver = takeString({ ...extra }, 'driver') ?? reference.format;
-        const options = childSettings.protocol && driver === undefined ? this.#protocolOptions(filename) : this.toOptions(filename, driver);
-        child = await this.#openSpec({ ...options, ...extra }, undefined, childSettings);
-        if (!isDictionary(given)) node.implicit.add(name);
-      }
-    }
+    const child = await this.#openReferenced(node, name, reference, given, from, childSettings).catch((error: unknown) => {
+      if (reference.kind !== 'backing' || !(error instanceof BlockError)) throw error;
+      throw new BlockError(error.code, `Could not open backing file: ${error.message}`, error.context, error);
+    });
     const edge = this.#link(node, name, reference.role, child);
     child.holds--;
     return edge;
+  }
+
+  /** Opens what an image's reference and the user's options for it come to together; the node is held for the caller. */
+  async #openReferenced(node: BlockNode, name: string, reference: ImplicitReference, given: unknown, from: string, settings: Inherited): Promise<BlockNode> {
+    if (typeof given === 'string') {
+      const named = this.#byName(given);
+      named.holds++;
+      return named;
+    }
+    const extra = isDictionary(given) ? given : {};
+    if (extra['file'] !== undefined || extra['filename'] !== undefined) return this.#openSpec(extra, undefined, settings);
+    const filename = resolveReference(reference.filename, from);
+    await this.#ask(settings.gate, { kind: reference.kind, filename, from, ...(reference.format !== undefined && { format: reference.format }) });
+    if (settings.above.includes(filename)) {
+      throw new BlockError('INVALID_ARGUMENT', `Backing file '${filename}' creates an infinite loop.`, { filename, errno: Errno.ELOOP });
+    }
+    if (settings.above.length > MAX_CHAIN) throw new BlockError('INVALID_ARGUMENT', `Backing chain is longer than ${MAX_CHAIN} images`, { filename, errno: Errno.ELOOP });
+    const driver = takeString({ ...extra }, 'driver') ?? reference.format;
+    const options = settings.protocol && driver === undefined ? this.#protocolOptions(filename) : this.toOptions(filename, driver);
+    const child = await this.#openSpec({ ...options, ...extra }, undefined, settings);
+    if (!isDictionary(given)) node.implicit.add(name);
+    return child;
   }
 
   async #openChildNode(name: string, reference: unknown, inherited: Inherited): Promise<BlockNode> {
@@ -459,8 +464,18 @@ export class BlockGraph {
   async #reopenTree(node: BlockNode, readOnly: boolean): Promise<void> {
     if (node.readOnly === readOnly) return;
     const owned = [...node.children.values()].filter((edge) => edge.role !== 'cow').map((edge) => edge.node);
-    if (!readOnly) for (const child of owned) await this.#reopenTree(child, false);
-    await node.ops.reopen?.({ readOnly });
+    if (!readOnly) {
+      for (const child of owned) await this.#reopenTree(child, false);
+      // the layer may write at once
+      node.readOnly = false;
+      refreshPermissions(node);
+    }
+    try {
+      await node.ops.reopen?.({ readOnly });
+    } catch (error) {
+      node.readOnly = !readOnly;
+      throw error;
+    }
     node.readOnly = readOnly || !node.ops.capabilities.write;
     if (readOnly) for (const child of owned) await this.#reopenTree(child, true);
   }

@@ -52,6 +52,7 @@ async function openDataFile(file: BlockChild, header: Qcow2Header, context: Open
     return file;
   }
   if (given !== undefined) return given;
+  if (context.mode.noIo) return file;
   if (header.dataFile === undefined) throw new BlockError('INVALID_ARGUMENT', "'data-file' is required for this image");
   const opened = await context.implicitChild('data-file', { kind: 'data-file', filename: header.dataFile, format: 'raw', role: 'data' });
   if (opened === undefined) throw new BlockError('INVALID_ARGUMENT', "'data-file' is required for this image");
