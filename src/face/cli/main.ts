@@ -15,7 +15,7 @@ async function dispatch(program: string, argv: string[]): Promise<number> {
   switch (program) {
     case 'qemu-img': return (await import('./qemu-img/index.js')).main(argv);
     case 'qemu-io': return (await import('./qemu-io/index.js')).main(argv);
-    case 'qemu-nbd': return (await import('../nbd/cli.js')).main(argv);
+    case 'qemu-nbd': return (await import('./qemu-nbd/index.js')).main(argv);
     default: return (await import('./vdisk.js')).main(argv);
   }
 }

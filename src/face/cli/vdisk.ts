@@ -48,9 +48,9 @@ export async function main(argv: string[]): Promise<number> {
       return (await import('./qemu-io/index.js')).main(rest);
     case 'qemu-nbd':
       setProgram(command);
-      return (await import('../nbd/cli.js')).main(rest);
-    case 'nbd': return (await import('../nbd/cli.js')).main(rest);
-    case 'serve': return (await import('../nbd/serve.js')).main(rest);
+      return (await import('./qemu-nbd/index.js')).main(rest);
+    case 'nbd': return (await import('./nbd.js')).main(rest);
+    case 'serve': return (await import('./serve.js')).main(rest);
     default: return verb(command, rest);
   }
 }

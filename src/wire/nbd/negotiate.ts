@@ -100,13 +100,14 @@ export async function listExports(stream: HandshakeStream, tls: boolean): Promis
   return found;
 }
 
-interface Greeting {
+export interface Greeting {
   readonly fixed: boolean;
   readonly noZeroes: boolean;
   readonly oldStyle?: { readonly size: number; readonly flags: number };
 }
 
-async function readGreeting(stream: HandshakeStream): Promise<Greeting> {
+/** What a server says first. */
+export async function readGreeting(stream: HandshakeStream): Promise<Greeting> {
   const initial = await stream.read(8, 'initial magic');
   if (getU32(initial, 0) !== Magic.INIT[0] || getU32(initial, 4) !== Magic.INIT[1]) throw new NbdFormatError(`Bad initial magic received: ${hex(initial)}`);
   const magic = await stream.read(8, 'server magic');
@@ -122,14 +123,16 @@ async function readGreeting(stream: HandshakeStream): Promise<Greeting> {
   return { fixed, noZeroes };
 }
 
-async function startTls(stream: HandshakeStream): Promise<void> {
+/** Goes on encrypted, or rejects. */
+export async function startTls(stream: HandshakeStream): Promise<void> {
   stream.write(encodeOption(Option.STARTTLS));
   const reply = await readReply(stream, Option.STARTTLS);
   if (reply.type !== OptionReply.ACK) throw new NbdFormatError(`Server answered option ${describeOption(Option.STARTTLS)} with unexpected reply ${reply.type}`);
   await stream.startTls();
 }
 
-async function agreeOnStyle(stream: HandshakeStream, wanted: HeaderStyle): Promise<HeaderStyle> {
+/** Asks for the richest replies up to `wanted`. */
+export async function agreeOnStyle(stream: HandshakeStream, wanted: HeaderStyle): Promise<HeaderStyle> {
   if (wanted === 'extended' && await offers(stream, Option.EXTENDED_HEADERS)) return 'extended';
   if (wanted !== 'simple' && await offers(stream, Option.STRUCTURED_REPLY)) return 'structured';
   return 'simple';
@@ -186,9 +189,10 @@ async function exportByName(stream: HandshakeStream, name: string, noZeroes: boo
   return { size: checkedSize(size), flags, style, contexts: new Map() };
 }
 
-type RawReply = OptionReplyHeader & { readonly data: Uint8Array };
+export type RawReply = OptionReplyHeader & { readonly data: Uint8Array };
 
-async function readRawReply(stream: HandshakeStream, option: number): Promise<RawReply> {
+/** One reply to `option`, refusals included. */
+export async function readRawReply(stream: HandshakeStream, option: number): Promise<RawReply> {
   const header = decodeOptionReplyHeader(await stream.read(Size.OPTION_REPLY, 'option reply'));
   if (header.option !== option) {
     throw new NbdFormatError(`Unexpected option type ${header.option} (${optionNames[header.option] ?? '<unknown>'}), expected ${describeOption(option)}`);
@@ -224,7 +228,7 @@ function refusal({ type, option, data }: RawReply): NbdNegotiationError {
   return new NbdNegotiationError(message, hints.length > 0 ? hints.join('\n') : undefined);
 }
 
-function checkedSize(size: number): number {
+export function checkedSize(size: number): number {
   if (!Number.isSafeInteger(size)) throw new NbdFormatError('export length is too large');
   return size;
 }

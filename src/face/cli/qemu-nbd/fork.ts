@@ -1,0 +1,35 @@
+/**
+ * --fork without fork(): the tool starts itself again in a session of its own, hands on what that says, and ends with success when it
+ * is told that the server listens.
+ */
+import { spawn } from 'node:child_process';
+import { closeSync, writeSync } from 'node:fs';
+import { err } from '../output.js';
+
+const readyVariable = 'VDISK_NBD_READY_FD';
+const READY_FD = 3;
+
+/** Whether this process is the one in the background. */
+export function inBackground(): boolean {
+  return process.env[readyVariable] !== undefined;
+}
+
+/** Runs the same command in the background; resolves with the exit code to end with. */
+export function startInBackground(): Promise<number> {
+  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
+    detached: true, stdio: ['ignore', 'ignore', 'pipe', 'pipe'], env: { ...process.env, [readyVariable]: String(READY_FD) },
+  });
+  child.stderr!.on('data', (text: Buffer) => err(text.toString()));
+  return new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.stdio[READY_FD]!.once('data', () => resolve(0));
+    child.once('close', (code) => resolve(code ?? 1));
+  });
+}
+
+/** Tells the waiting parent that the server listens. From then on nobody hears this process. */
+export function reportReady(): void {
+  process.stderr.on('error', () => undefined);
+  writeSync(READY_FD, '1');
+  closeSync(READY_FD);
+}

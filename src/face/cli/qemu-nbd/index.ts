@@ -1,0 +1,88 @@
+/** qemu-nbd: serves an image over NBD, or lists what another server offers. */
+import { openSync, writeSync, closeSync } from 'node:fs';
+import { BlockError, strerror } from '../../../block/errors.js';
+import { findTlsCredentials } from '../../../platform/tls-credentials.js';
+import type { SocketAddress } from '../../../wire/nbd/address.js';
+import { ExportRegistry, NbdExport } from '../../nbd/exports.js';
+import { NbdServer } from '../../nbd/server.js';
+import { closeGraph } from '../open.js';
+import { userObjects } from '../objects.js';
+import { CliError, reportError } from '../output.js';
+import { inBackground, reportReady, startInBackground } from './fork.js';
+import { openExportImage } from './image.js';
+import { parseOptions, type NbdToolOptions } from './options.js';
+
+export async function main(argv: string[]): Promise<number> {
+  const options = parseOptions(argv);
+  if (options.list) return (await import('./list.js')).listExports(options);
+  if (options.fork && !inBackground()) return startInBackground();
+  return serve(options);
+}
+
+async function serve(options: NbdToolOptions): Promise<number> {
+  const tls = options.tlsCreds === undefined ? undefined : credentials(options.tlsCreds);
+  const image = await openExportImage(options.files[0]!, options);
+  const { backend } = image;
+  try {
+    const offered = new NbdExport(backend, {
+      name: options.exportName ?? '', description: options.description ?? '', writable: !options.readOnly, bitmaps: options.bitmaps,
+      allocationDepth: options.allocationDepth, multiConn: options.shared !== 1,
+    });
+    let end = (): void => undefined;
+    const ended = new Promise<void>((resolve) => { end = resolve; });
+    const server = new NbdServer({
+      exports: new ExportRegistry([offered]), tls, maxClients: options.shared, handshakeTimeoutMs: options.handshakeLimitSec * 1000,
+      onDisconnect: (remaining) => { if (remaining === 0 && !options.persistent) end(); },
+      ...(options.verbose && { report: (message: string) => reportError(message) }),
+    });
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, end);
+    await listen(server, options);
+    if (options.pidFile !== undefined) writePidFile(options.pidFile);
+    if (inBackground()) reportReady();
+    await ended;
+    await server.stop();
+    return 0;
+  } finally {
+    await backend.close();
+    await closeGraph();
+    image.dispose();
+  }
+}
+
+async function listen(server: NbdServer, { socket, bind, port }: NbdToolOptions): Promise<void> {
+  if (process.env['LISTEN_PID'] === String(process.pid)) {
+    if (process.env['LISTEN_FDS'] !== '1') throw new CliError('qemu-nbd does not support socket activation with more than one socket');
+    return server.listenOn(3);
+  }
+  const address: SocketAddress = socket === undefined ? { type: 'inet', host: bind ?? '0.0.0.0', port: port ?? '10809' } : { type: 'unix', path: socket };
+  if (address.type === 'inet' && !(Number(address.port) >= 0 && Number(address.port) < 65536)) {
+    throw new CliError(`address resolution failed for ${address.host}:${address.port}: Servname not supported for ai_socktype`);
+  }
+  try {
+    await server.listen(address);
+  } catch (error) {
+    const { errno, message } = error as NodeJS.ErrnoException;
+    const where = address.type === 'unix' ? `socket to ${address.path}` : 'socket';
+    throw new CliError(`Failed to bind ${where}: ${errno === undefined ? message : strerror(-errno)}`);
+  }
+}
+
+function credentials(id: string): ReturnType<typeof findTlsCredentials> {
+  try {
+    return findTlsCredentials(id, (name) => userObjects().get(name), 'server');
+  } catch (error) {
+    if (error instanceof BlockError) throw new CliError(`Failed to get TLS creds: ${error.message}`);
+    throw error;
+  }
+}
+
+function writePidFile(path: string): void {
+  try {
+    const fd = openSync(path, 'w', 0o644);
+    writeSync(fd, `${process.pid}\n`);
+    closeSync(fd);
+  } catch (error) {
+    const { errno, message } = error as NodeJS.ErrnoException;
+    throw new CliError(`Could not create '${path}': ${errno === undefined ? message : strerror(-errno)}`);
+  }
+}

@@ -1,0 +1,167 @@
+/** The command line of qemu-nbd, complaints included. */
+import { Getopt, GetoptError } from '../getopt.js';
+import { addObject } from '../objects.js';
+import { parseCacheMode, type CacheMode } from '../open.js';
+import { CliError, ExitError, out, programName } from '../output.js';
+import { helpText, versionText } from './help.js';
+
+export interface NbdToolOptions {
+  port: string | undefined;
+  bind: string | undefined;
+  socket: string | undefined;
+  /** Clients at a time; 0: no limit. */
+  shared: number;
+  persistent: boolean;
+  verbose: boolean;
+  exportName: string | undefined;
+  description: string | undefined;
+  handshakeLimitSec: number;
+  offset: number;
+  allocationDepth: boolean;
+  bitmaps: string[];
+  list: boolean;
+  tlsCreds: string | undefined;
+  tlsHostname: string | undefined;
+  fork: boolean;
+  pidFile: string | undefined;
+  format: string | undefined;
+  readOnly: boolean;
+  snapshot: boolean;
+  loadSnapshot: string | undefined;
+  cache: CacheMode | undefined;
+  discard: 'ignore' | 'unmap';
+  detectZeroes: 'off' | 'on' | 'unmap';
+  imageOpts: boolean;
+  files: readonly string[];
+}
+
+const definitions = [
+  'h,help', 'V,version', 'p,port=', 'b,bind=', 'k,socket=', 'e,shared=', 't,persistent', 'v,verbose', 'x,export-name=', 'D,description=',
+  'handshake-limit=', 'o,offset=', 'A,allocation-depth', 'B,bitmap=', 'L,list', 'object=', 'tls-creds=', 'tls-authz=', 'tls-hostname=', 'T,trace=',
+  'fork', 'pid-file=', 'selinux-label=', 'c,connect=', 'd,disconnect', 'f,format=', 'r,read-only', 's,snapshot', 'l,load-snapshot=', 'n,nocache',
+  'cache=', 'aio=', 'discard=', 'detect-zeroes=', 'image-opts',
+];
+const discardModes: Readonly<Record<string, 'ignore' | 'unmap'>> = { ignore: 'ignore', off: 'ignore', unmap: 'unmap', on: 'unmap' };
+const MAX_STRING = 4096;
+
+/** @throws CliError | ExitError in the peer's words */
+export function parseOptions(argv: readonly string[]): NbdToolOptions {
+  const options: NbdToolOptions = {
+    port: undefined, bind: undefined, socket: undefined, shared: 1, persistent: false, verbose: false, exportName: undefined, description: undefined,
+    handshakeLimitSec: 10, offset: 0, allocationDepth: false, bitmaps: [], list: false, tlsCreds: undefined, tlsHostname: undefined, fork: false,
+    pidFile: undefined, format: undefined, readOnly: false, snapshot: false, loadSnapshot: undefined, cache: undefined, discard: 'ignore',
+    detectZeroes: 'off', imageOpts: false, files: [],
+  };
+  const seen = new Set<string>();
+  const getopt = new Getopt(argv, definitions);
+  try {
+    for (const { name, value } of getopt) {
+      apply(options, name, value ?? '', seen);
+      seen.add(name);
+    }
+  } catch (error) {
+    if (!(error instanceof GetoptError)) throw error;
+    throw new CliError(error.message, { continuation: tryHelp() });
+  }
+  options.files = getopt.operands;
+  check(options, seen);
+  return options;
+}
+
+function apply(options: NbdToolOptions, name: string, value: string, seen: ReadonlySet<string>): void {
+  switch (name) {
+    case 'help':
+      out(helpText());
+      throw new ExitError(0);
+    case 'version':
+      out(versionText());
+      throw new ExitError(0);
+    case 'port': options.port = value; break;
+    case 'bind': options.bind = value; break;
+    case 'socket':
+      if (!value.startsWith('/')) throw new CliError('socket path must be absolute');
+      options.socket = value;
+      break;
+    case 'shared': options.shared = wholeNumber(value, 'shared device number'); break;
+    case 'persistent': options.persistent = true; break;
+    case 'verbose': options.verbose = true; break;
+    case 'export-name':
+      if (Buffer.byteLength(value) > MAX_STRING) throw new CliError(`export name '${value}' too long`);
+      options.exportName = value;
+      break;
+    case 'description':
+      if (Buffer.byteLength(value) > MAX_STRING) throw new CliError(`export description '${value}' too long`);
+      options.description = value;
+      break;
+    case 'handshake-limit': options.handshakeLimitSec = wholeNumber(value, 'handshake limit'); break;
+    case 'offset': options.offset = wholeNumber(value, 'offset'); break;
+    case 'allocation-depth': options.allocationDepth = true; break;
+    case 'bitmap': options.bitmaps.push(value); break;
+    case 'list': options.list = true; break;
+    case 'object': addObject(value); break;
+    case 'tls-creds': options.tlsCreds = value; break;
+    case 'tls-authz': throw new CliError(seen.has('tls-creds') ? 'Authorization objects (--tls-authz) are not supported' : '--tls-authz is not permitted without --tls-creds');
+    case 'tls-hostname': options.tlsHostname = value; break;
+    case 'fork': options.fork = true; break;
+    case 'pid-file': options.pidFile = value; break;
+    case 'selinux-label': throw new CliError('SELinux labels (--selinux-label) are not supported');
+    case 'connect': throw new CliError(`Kernel NBD devices (-c ${value}) are not supported; serve on a socket and use nbd-client`);
+    case 'format': options.format = value; break;
+    case 'read-only': options.readOnly = true; break;
+    case 'snapshot': options.snapshot = true; break;
+    case 'load-snapshot':
+      options.loadSnapshot = value;
+      options.readOnly = true;
+      break;
+    case 'nocache':
+    case 'cache':
+      if (seen.has('nocache') || seen.has('cache')) throw new CliError('-n and --cache can only be specified once');
+      options.cache = parseCacheMode(name === 'nocache' ? 'none' : value);
+      if (options.cache === undefined) throw new CliError(`Invalid cache mode \`${value}'`);
+      break;
+    case 'aio':
+      if (seen.has('aio')) throw new CliError('--aio can only be specified once');
+      if (!['native', 'io_uring', 'threads'].includes(value)) throw new CliError(`Invalid aio mode '${value}'`);
+      break;
+    case 'discard':
+      if (seen.has('discard')) throw new CliError('--discard can only be specified once');
+      if (!Object.hasOwn(discardModes, value)) throw new CliError(`Invalid discard mode \`${value}'`);
+      options.discard = discardModes[value]!;
+      break;
+    case 'detect-zeroes':
+      if (value !== 'off' && value !== 'on' && value !== 'unmap') throw new CliError(`Failed to parse detect_zeroes mode: invalid parameter value: ${value}`);
+      if (value === 'unmap' && options.discard !== 'unmap') {
+        throw new CliError('setting detect-zeroes to unmap is not allowed without setting discard operation to unmap');
+      }
+      options.detectZeroes = value;
+      break;
+    case 'image-opts': options.imageOpts = true; break;
+    case 'disconnect': case 'trace': break;
+  }
+}
+
+function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
+  const { files } = options;
+  if (options.list) {
+    if (files.length > 0) throw new CliError('List mode is incompatible with a file name');
+    if (['export-name', 'description', 'offset', 'allocation-depth', 'bitmap', 'read-only', 'snapshot', 'load-snapshot', 'disconnect'].some((name) => seen.has(name))) {
+      throw new CliError('List mode is incompatible with per-device settings');
+    }
+    if (options.fork) throw new CliError('List mode is incompatible with forking');
+  } else if (files.length !== 1) {
+    throw new CliError('Invalid number of arguments', { hint: tryHelp() });
+  }
+  if (seen.has('disconnect')) throw new CliError('Kernel NBD devices (-d) are not supported');
+  if (options.tlsHostname !== undefined && options.tlsCreds === undefined) throw new CliError('--tls-hostname is not permitted without --tls-creds');
+  if (options.imageOpts && options.format !== undefined) throw new CliError('--image-opts and -f are mutually exclusive');
+}
+
+function wholeNumber(text: string, what: string): number {
+  const value = /^\+?(?:0x[\da-f]+|\d+)$/i.test(text.trim()) ? Number(text.trim().replace('+', '')) : NaN;
+  if (!Number.isSafeInteger(value)) throw new CliError(`Invalid ${what} '${text}'`);
+  return value;
+}
+
+function tryHelp(): string {
+  return `Try \`${programName()} --help' for more information.`;
+}
