@@ -162,8 +162,8 @@ function refuseUnknownFeatures(header: Qcow2Header, extensions: readonly RawExte
   let unknown = header.incompatible & ~knownIncompatible;
   if (unknown === 0n) return;
   const names: string[] = [];
-  const table = extensions.find((extension) => extension.type === Extension.FEATURE_NAMES)?.data ?? new Uint8Array();
-  for (let at = 0; at + 48 <= table.length; at += 48) {
+  const table = extensions.findLast((extension) => extension.type === Extension.FEATURE_NAMES)?.data ?? new Uint8Array();
+  for (let at = 0; at + 2 < table.length; at += 48) {
     const bit = 1n << BigInt(table[at + 1]! & 63);
     if (table[at] !== 0 || (unknown & bit) === 0n) continue;
     const name = decoder.decode(table.subarray(at + 2, at + 48));

@@ -31,7 +31,7 @@ export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise
   const image = new Qcow2Image({ context, header, file, dataFile, backing, settings });
   await run(image.reload());
   const codec = header.compression === 'zstd' ? await zstdCodec() : rawDeflate;
-  if (!context.readOnly && !context.mode.check && !context.mode.noIo) await takeOver(image);
+  if (!context.readOnly && !context.mode.noIo) await takeOver(image);
   const ops = new Qcow2Ops(image, codec, await Qcow2Bitmaps.open(image));
   ops.cleanCaches(seconds);
   return ops;
@@ -59,7 +59,7 @@ async function openDataFile(file: BlockChild, header: Qcow2Header, context: Open
   return opened;
 }
 
-/** What the first writer after another does: features it does not know are switched off, stale refcounts are rebuilt. */
+/** What the first writer after another does: features it does not know are switched off, stale refcounts are rebuilt (but for a check). */
 async function takeOver(image: Qcow2Image): Promise<void> {
   const { header } = image;
   const known = (header.bitmaps !== undefined ? Autoclear.BITMAPS : 0) | (image.geometry.external ? Autoclear.DATA_FILE_RAW : 0);
@@ -68,7 +68,7 @@ async function takeOver(image: Qcow2Image): Promise<void> {
     await run(image.updateHeader({ autoclear }));
     await image.file.flush();
   }
-  if (!hasFeature(header, Incompatible.DIRTY)) return;
+  if (!hasFeature(header, Incompatible.DIRTY) || image.context.mode.check) return;
   try {
     const result = await checkImage(image, {
       repair: 'all', report: (line) => image.report(line), reportError: (line) => image.report(line, 'error'),
