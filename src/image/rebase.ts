@@ -9,8 +9,6 @@ import { Turns } from './pacer.js';
 const chunkBytes = 1 << 21;
 
 export interface RebaseControl {
-  /** What the overlay stands on now; absent: nothing. */
-  readonly oldBacking?: BlockChild | undefined;
   /** What it will stand on; absent: nothing. */
   readonly newBacking?: BlockChild | undefined;
   /** The new backing file is in the old chain: only what lies between can differ. */
@@ -19,42 +17,46 @@ export interface RebaseControl {
   readonly alignment: number;
   /** Copies are stored compressed. */
   readonly compress?: boolean;
+  /** Told in pieces compared: how many, of how many at most. */
   readonly progress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
 }
 
 /** Copies into the overlay what would change when its backing file does. The reference itself stays as it is. */
 export async function copyDifferences(overlay: BlockBackend, control: RebaseControl): Promise<void> {
-  const { oldBacking, newBacking, alignment, progress, signal } = control;
+  const { newBacking, alignment, progress, signal } = control;
   const total = overlay.size;
   const turns = new Turns();
+  const pieces = Math.ceil(total / chunkBytes);
+  let compared = 0;
   const [oldBytes, newBytes] = [new Uint8Array(chunkBytes), new Uint8Array(chunkBytes)];
   for (let offset = 0; offset < total;) {
     signal?.throwIfAborted();
     await turns.take();
     const found = await undecided(overlay.node, offset, Math.min(chunkBytes, total - offset), control);
-    if (found.differs) {
-      // whole units: the write would otherwise read the rest of the unit from the old backing file, later from the new one
-      const start = offset - (offset % alignment);
-      const end = Math.min(Math.ceil((offset + found.length) / alignment) * alignment, total, start + chunkBytes);
-      const [before, after] = [oldBytes.subarray(0, end - start), newBytes.subarray(0, end - start)];
-      await readOrZero(oldBacking, start, before);
-      await readOrZero(newBacking, start, after);
-      await writeDifferences(overlay, start, before, after, control);
-      offset = end;
-    } else {
+    if (!found.differs) {
       offset += found.length;
+      continue;
     }
-    progress?.(offset, total);
+    // whole units: what a write leaves of a unit would be filled from the old backing file now and belong to the new one later
+    const start = offset - (offset % alignment);
+    const end = Math.min(Math.ceil((offset + found.length) / alignment) * alignment, total, start + chunkBytes);
+    const [before, after] = [oldBytes.subarray(0, end - start), newBytes.subarray(0, end - start)];
+    await overlay.read(start, before);
+    await readOrZero(newBacking, start, after);
+    await writeDifferences(overlay, start, before, after, control);
+    progress?.(++compared, pieces);
+    offset = end;
   }
 }
 
 /** Whether a range is left to the backing files and may differ between them. */
-async function undecided(overlay: BlockNode, offset: number, length: number, { oldBacking, sharedBase }: RebaseControl): Promise<{ length: number; differs: boolean }> {
-  const status = await chainStatus(overlay, offset, length, { base: overlay.backing, wantZero: false });
-  if (status.depth > 0 || sharedBase === undefined || oldBacking === undefined) return { length: status.length, differs: status.depth === 0 };
-  if (offset >= oldBacking.size) return { length: status.length, differs: true };
-  const above = await chainStatus(oldBacking.node, offset, status.length, { base: sharedBase, wantZero: false });
+async function undecided(overlay: BlockNode, offset: number, length: number, { sharedBase }: RebaseControl): Promise<{ length: number; differs: boolean }> {
+  const { backing } = overlay;
+  const status = await chainStatus(overlay, offset, length, { base: backing, wantZero: false });
+  if (status.depth > 0) return { length: status.length, differs: false };
+  if (sharedBase === undefined || backing === undefined || offset >= backing.size) return { length: status.length, differs: true };
+  const above = await chainStatus(backing, offset, status.length, { base: sharedBase, wantZero: false });
   return { length: above.length, differs: above.depth > 0 };
 }
 

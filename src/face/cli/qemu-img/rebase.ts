@@ -1,10 +1,9 @@
 /** qemu-img rebase */
-import type { BlockBackend, BlockChild } from '../../../block/child.js';
+import type { BlockBackend } from '../../../block/child.js';
 import { Perm, Req } from '../../../block/driver.js';
 import { BlockError, Errno, strerror } from '../../../block/errors.js';
 import { resolveReference } from '../../../block/filename.js';
 import type { BlockGraph } from '../../../block/graph.js';
-import type { BlockNode } from '../../../block/node.js';
 import { findInChain, unfiltered } from '../../../image/chain.js';
 import { changeUnit, copyDifferences } from '../../../image/rebase.js';
 import { CliError, setQuiet, usageError } from '../output.js';
@@ -70,17 +69,14 @@ export async function main(argv: string[]): Promise<number> {
 /** Makes the image independent of the difference between its old backing file and the new one. */
 async function keepContent(graph: BlockGraph, image: BlockBackend, wanted: NewBacking, compress: boolean, progress: (done: number, total: number) => void): Promise<void> {
   const top = unfiltered(image.node);
-  const lend = (node: BlockNode): BlockBackend => graph.attach(node, { take: Perm.CONSISTENT_READ, share: Perm.ALL });
-  const oldBacking = top.backing && lend(top.backing);
-  let newBacking: BlockChild | undefined;
+  const sharedBase = wanted.filename === '' ? undefined : findInChain(top, wanted.filename, canonicalPath);
+  let newBacking: BlockBackend | undefined;
+  if (sharedBase !== undefined) newBacking = graph.attach(sharedBase, { take: Perm.CONSISTENT_READ, share: Perm.ALL });
+  else if (wanted.filename !== '') newBacking = await openNewBacking(image, wanted);
   try {
-    const sharedBase = wanted.filename === '' ? undefined : findInChain(top, wanted.filename, canonicalPath);
-    if (sharedBase !== undefined) newBacking = lend(sharedBase);
-    else if (wanted.filename !== '') newBacking = await openNewBacking(image, wanted);
-    await copyDifferences(image, { oldBacking, newBacking, sharedBase, alignment: changeUnit(image.node, compress), compress, progress });
+    await copyDifferences(image, { newBacking, sharedBase, alignment: changeUnit(image.node, compress), compress, progress });
   } finally {
-    await (newBacking as BlockBackend | undefined)?.close();
-    await oldBacking?.close();
+    await newBacking?.close();
   }
 }
 
