@@ -30,9 +30,7 @@ export async function openExportImage(filename: string, options: NbdToolOptions)
       spec = overlay.filename;
       driver = 'qcow2';
     }
-    const node = await graph.open(spec, { driver, ...access }).catch((error: unknown) => {
-      throw typeof spec === 'string' ? prefixed(`Could not open '${spec}'`, error) : error;
-    });
+    const node = await graph.open(spec, { driver, ...access });
     let top = node;
     try {
       if (options.loadSnapshot !== undefined) await loadSnapshot(node, options.loadSnapshot);

@@ -1,6 +1,7 @@
 /** qemu-nbd: serves an image over NBD, or lists what another server offers. */
-import { openSync, writeSync, closeSync } from 'node:fs';
-import { BlockError, strerror } from '../../../block/errors.js';
+import { closeSync, existsSync, openSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { BlockError, Errno, strerror } from '../../../block/errors.js';
 import { findTlsCredentials } from '../../../platform/tls-credentials.js';
 import type { SocketAddress } from '../../../wire/nbd/address.js';
 import { ExportRegistry, NbdExport } from '../../nbd/exports.js';
@@ -55,8 +56,8 @@ async function listen(server: NbdServer, { socket, bind, port }: NbdToolOptions)
     return server.listenOn(3);
   }
   const address: SocketAddress = socket === undefined ? { type: 'inet', host: bind ?? '0.0.0.0', port: port ?? '10809' } : { type: 'unix', path: socket };
-  if (address.type === 'inet' && !(Number(address.port) >= 0 && Number(address.port) < 65536)) {
-    throw new CliError(`address resolution failed for ${address.host}:${address.port}: Servname not supported for ai_socktype`);
+  if (address.type === 'unix' && !existsSync(dirname(address.path))) {
+    throw new CliError(`Failed to bind socket to ${address.path}: ${strerror(Errno.ENOENT)}`); // libuv would call it a lack of permission
   }
   try {
     await server.listen(address);

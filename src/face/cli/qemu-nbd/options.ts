@@ -105,7 +105,6 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
     case 'fork': options.fork = true; break;
     case 'pid-file': options.pidFile = value; break;
     case 'selinux-label': throw new CliError('SELinux labels (--selinux-label) are not supported');
-    case 'connect': throw new CliError(`Kernel NBD devices (-c ${value}) are not supported; serve on a socket and use nbd-client`);
     case 'format': options.format = value; break;
     case 'read-only': options.readOnly = true; break;
     case 'snapshot': options.snapshot = true; break;
@@ -136,7 +135,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
       options.detectZeroes = value;
       break;
     case 'image-opts': options.imageOpts = true; break;
-    case 'disconnect': case 'trace': break;
+    case 'connect': case 'disconnect': case 'trace': break;
   }
 }
 
@@ -144,15 +143,21 @@ function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
   const { files } = options;
   if (options.list) {
     if (files.length > 0) throw new CliError('List mode is incompatible with a file name');
-    if (['export-name', 'description', 'offset', 'allocation-depth', 'bitmap', 'read-only', 'snapshot', 'load-snapshot', 'disconnect'].some((name) => seen.has(name))) {
+    if (['export-name', 'description', 'offset', 'allocation-depth', 'bitmap', 'read-only', 'snapshot', 'load-snapshot', 'connect', 'disconnect'].some((name) => seen.has(name))) {
       throw new CliError('List mode is incompatible with per-device settings');
     }
     if (options.fork) throw new CliError('List mode is incompatible with forking');
   } else if (files.length !== 1) {
     throw new CliError('Invalid number of arguments', { hint: tryHelp() });
   }
-  if (seen.has('disconnect')) throw new CliError('Kernel NBD devices (-d) are not supported');
+  if (seen.has('connect') || seen.has('disconnect')) {
+    throw new CliError('Kernel NBD devices (-c, -d) are not supported; serve on a socket and attach it with nbd-client');
+  }
   if (options.tlsHostname !== undefined && options.tlsCreds === undefined) throw new CliError('--tls-hostname is not permitted without --tls-creds');
+  if (options.socket === undefined && options.port !== undefined && !/^\d+$/.test(options.port)) {
+    const where = `${options.bind ?? '0.0.0.0'}:${options.port}`;
+    throw new CliError(`address resolution failed for ${where}: Servname not supported for ai_socktype`);
+  }
   if (options.imageOpts && options.format !== undefined) throw new CliError('--image-opts and -f are mutually exclusive');
 }
 
