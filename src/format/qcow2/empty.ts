@@ -41,10 +41,10 @@ function* startOver(image: Qcow2Image, l1Clusters: number): Steps<void> {
   yield* wait(file.flush());
 
   yield* wait(image.debug('reftable_update'));
+  yield* wait(image.debug('refblock_alloc'));
   const entry = new Uint8Array(8);
   writeU64(viewOf(entry), 0, 2 * clusterSize);
   yield* wait(file.write(clusterSize, entry));
-  yield* wait(image.debug('refblock_alloc'));
   const block = new Uint8Array(clusterSize);
   for (let cluster = 0; cluster < used; cluster++) writeRefcount(block, cluster, refcountOrder, 1);
   yield* wait(file.write(2 * clusterSize, block));

@@ -282,28 +282,26 @@ export class Qcow2Image {
     yield* wait(this.file.flush());
   }
 
-  /** Brings everything to the disk for the last time, as far as possible; what failed is reported. */
+  /** Brings everything to the disk for the last time, as far as possible. What failed is reported, and the first failure thrown. */
   *shutDown(): Steps<void> {
     yield* wait(this.#marking);
     if (this.#dead || this.readOnly) return;
-    const failed = (what: string, error: unknown): BlockError => {
-      const errno = error instanceof BlockError ? error.errno : Errno.EIO;
-      this.report(`Failed to flush the ${what} cache: ${strerror(errno)}`, 'error');
-      return error instanceof BlockError ? error : systemError(errno, {}, undefined, error);
+    let failure: unknown;
+    const attempt = function* (image: Qcow2Image, cache: string, steps: () => Steps<void>): Steps<void> {
+      try {
+        yield* steps();
+        yield* wait(image.file.flush());
+      } catch (error) {
+        failure ??= error;
+        image.report(`Failed to flush the ${cache} cache: ${strerror(error instanceof BlockError ? error.errno : Errno.EIO)}`, 'error');
+      }
     };
-    let failure: BlockError | undefined;
-    try {
-      yield* this.flushMetadata();
-    } catch (error) {
-      failure = failed('L2 table', error);
-    }
-    try {
-      yield* this.refcounts.cache.writeBack();
-    } catch (error) {
-      failure = failed('refcount block', error);
-    }
+    yield* attempt(this, 'L2 table', () => this.flushMetadata());
+    yield* attempt(this, 'refcount block', () => this.refcounts.cache.writeBack());
     if (failure !== undefined) throw failure;
-    yield* this.markClean();
+    try {
+      yield* this.markClean();
+    } catch { /* the dirty bit stays: the next writer looks the image over */ }
   }
 
   /** Sets the dirty bit, durably, where lazy refcounts (or `always`) ask for it. Comes before the first table update that depends on it. */

@@ -39,6 +39,8 @@ export class Refcounts {
   #releases = new Map<number, Release>();
   /** Some of them will be free then. */
   #reusable = false;
+  /** Index of the block whose change the running operation has announced. */
+  #announced: number | undefined;
   #discards: { offset: number; length: number }[] = [];
 
   constructor(image: Qcow2Image, table: DataView, cachedBlocks: number) {
@@ -49,7 +51,7 @@ export class Refcounts {
     this.perBlock = refcountsPerBlock(image.geometry.clusterBits, this.#order);
     this.table = table;
     this.cache = new TableCache(this.#clusterSize, cachedBlocks, {
-      load: (offset, target) => image.announced('refblock_load', () => image.file.read(offset, target)),
+      load: (offset, target) => image.file.read(offset, target),
       store: (block) => image.announced('refblock_update_part', () =>
         run(image.writeMetadata(block.offset, block.bytes, Structure.REFCOUNT_BLOCK))),
     });
@@ -89,14 +91,7 @@ export class Refcounts {
     const first = Math.floor(offset / this.#clusterSize);
     const end = Math.floor((offset + length - 1) / this.#clusterSize) + 1;
     while (delta > 0 && (yield* this.#cover(first, end))) { /* until all blocks are there */ }
-    for (let cluster = first; cluster < end; cluster++) {
-      try {
-        yield* this.#add(cluster, delta, reason);
-      } catch (error) {
-        for (let done = first; done < cluster; done++) yield* this.#add(done, -delta, 'never');
-        throw error;
-      }
-    }
+    yield* this.#addAll(first, end, delta, reason);
     yield* this.#discard();
   }
 
@@ -105,7 +100,7 @@ export class Refcounts {
     yield* wait(this.#image.debug('cluster_alloc'));
     const count = Math.ceil(bytes / this.#clusterSize);
     const first = yield* this.#reserve(count, limit);
-    for (let cluster = first; cluster < first + count; cluster++) yield* this.#add(cluster, 1, 'never');
+    yield* this.#addAll(first, first + count, 1, 'never');
     return first * this.#clusterSize;
   }
 
@@ -117,6 +112,7 @@ export class Refcounts {
       let free = 0;
       while (free < count && (yield* this.get(first + free)) === 0) free++;
       let taken = 0;
+      this.#announced = undefined;
       while (taken < free && !(yield* this.#cover(first + taken, first + taken + 1))) yield* this.#add(first + taken++, 1, 'never');
       if (taken === free) return free;
       // A new block may have taken what was free: look again.
@@ -171,6 +167,7 @@ export class Refcounts {
     const releases = this.#releases;
     this.#releases = new Map();
     this.#reusable = false;
+    this.#announced = undefined;
     for (const [cluster, { times, reason }] of [...releases].sort(([a], [b]) => a - b)) yield* this.#add(cluster, -times, reason);
     yield* this.#discard();
   }
@@ -198,8 +195,27 @@ export class Refcounts {
     return yield* this.cache.load(offset);
   }
 
+  /** {@link #add} for the clusters [first, end), undone as a whole if it fails. */
+  *#addAll(first: number, end: number, delta: number, reason: FreeReason): Steps<void> {
+    this.#announced = undefined;
+    for (let cluster = first; cluster < end; cluster++) {
+      try {
+        yield* this.#add(cluster, delta, reason);
+      } catch (error) {
+        for (let done = first; done < cluster; done++) yield* this.#add(done, -delta, 'never');
+        throw error;
+      }
+    }
+  }
+
   *#add(cluster: number, delta: number, reason: FreeReason): Steps<void> {
-    const block = yield* this.#block(Math.floor(cluster / this.perBlock));
+    const index = Math.floor(cluster / this.perBlock);
+    if (index !== this.#announced) {
+      this.#announced = index;
+      yield* wait(this.#image.debug('refblock_alloc'));
+      yield* wait(this.#image.debug('refblock_load'));
+    }
+    const block = yield* this.#block(index);
     const at = cluster % this.perBlock;
     const count = block === undefined ? delta : readRefcount(block.bytes, at, this.#order) + delta;
     if (block === undefined || count < 0 || count > this.max) throw systemError(Errno.EINVAL);
