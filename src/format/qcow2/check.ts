@@ -7,7 +7,7 @@ import { countReferences, hexEntry, type CheckJob, type Walk } from './check-wal
 import { Incompatible } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { rebuildRefcounts } from './new-refcounts.js';
-import { overhanging, readSnapshotTable, storeSnapshotTable, type SnapshotTable } from './snapshot-table.js';
+import { overhanging, readSnapshotTable, storeSnapshotTable, type SnapshotDamage, type SnapshotTable } from './snapshot-table.js';
 import { checkCopiedFlags } from './check-copied.js';
 import { maxSnapshotExtraSize, maxSnapshots } from './tables.js';
 
@@ -25,9 +25,11 @@ export async function checkImage(image: Qcow2Image, options: CheckOptions): Prom
     report: options.report ?? ((): void => {}), signal: options.signal, snapshots: { entries: [], size: 0 },
   };
   await run(image.flushMetadata());
-  const damage = await readSnapshots(job, options.reportError ?? job.report);
+  const dropped = await readSnapshots(job, options.reportError ?? job.report);
+  const incomplete = reportIncomplete(job);
   await checkRefcounts(job);
-  await mendSnapshots(job, damage);
+  result.corruptionsFixed += dropped;
+  await mendSnapshots(job, incomplete);
   if (options.repair === 'none') return result;
   await run(image.reload());
   if (result.checkErrors === 0 && result.corruptions === 0) await markSound(image);
@@ -42,7 +44,7 @@ async function markSound(image: Qcow2Image): Promise<void> {
   await image.file.flush();
 }
 
-/** Reads the snapshot table anew; returns the number of damages that remain to be written back mended. */
+/** Reads the snapshot table anew; returns the number of snapshots that were dropped because they exceed the limits. */
 async function readSnapshots(job: CheckJob, reportError: (line: string) => void): Promise<number> {
   const { image, result, report } = job;
   const surplus = Math.max(0, image.header.snapshotCount - maxSnapshots);
@@ -52,7 +54,7 @@ async function readSnapshots(job: CheckJob, reportError: (line: string) => void)
     throw failed(Errno.EFBIG);
   }
   if (surplus > 0) report(`Discarding ${surplus} overhanging snapshots`);
-  let table: SnapshotTable & { damage: { cut: number; dropped: number } };
+  let table: SnapshotTable & { damage: SnapshotDamage };
   try {
     table = await run(readSnapshotTable(image.file, image.header, job.repairErrors ? report : undefined));
   } catch (error) {
@@ -63,35 +65,28 @@ async function readSnapshots(job: CheckJob, reportError: (line: string) => void)
     throw failed(error.errno);
   }
   job.snapshots = image.snapshots = { entries: table.entries, size: table.size };
-  const damage = surplus + table.damage.cut + table.damage.dropped;
-  result.corruptions += damage;
-  const incomplete = countIncomplete(job);
-  if (surplus + table.damage.dropped > 0) {
-    await run(image.updateHeader({ snapshotCount: table.entries.length }));
-    result.corruptionsFixed += surplus + table.damage.dropped;
-    result.corruptions -= surplus + table.damage.dropped;
-  }
-  return damage + incomplete;
+  const dropped = surplus + table.damage.dropped;
+  if (dropped > 0) await run(image.updateHeader({ snapshotCount: table.entries.length }));
+  return dropped;
 }
 
-/** Version 3 wants 16 bytes of extra data in each entry; returns how many entries have less. */
-function countIncomplete({ image, result, report, repairErrors, snapshots: { entries } }: CheckJob): number {
-  if (image.header.version < 3) return 0;
-  let incomplete = 0;
-  entries.forEach((entry, index) => {
-    if (entry.extraSize >= 16) return;
+/** Version 3 wants 16 bytes of extra data in each entry; too much of it was cut while reading. Returns how many entries are to be written anew. */
+function reportIncomplete({ image, report, repairErrors, snapshots: { entries } }: CheckJob): number {
+  let count = 0;
+  entries.forEach(({ extraSize }, index) => {
+    if (extraSize > maxSnapshotExtraSize) count++;
+    if (extraSize >= 16 || image.header.version < 3) return;
     report(`${repairErrors ? 'Repairing' : 'ERROR'} snapshot table entry ${index} is incomplete`);
-    incomplete++;
+    count++;
   });
-  result.corruptions += incomplete;
-  return incomplete;
+  return count;
 }
 
 /** Writes the table again, with all data that each entry needs and without what was cut. */
-async function mendSnapshots(job: CheckJob, damage: number): Promise<void> {
+async function mendSnapshots(job: CheckJob, count: number): Promise<void> {
   const { image, result, report, snapshots: { entries } } = job;
-  if (!job.repairErrors || damage === 0) return;
-  const open = entries.filter(({ extraSize }) => extraSize > maxSnapshotExtraSize || (extraSize < 16 && image.header.version >= 3)).length;
+  if (!job.repairErrors) result.corruptions += count;
+  if (!job.repairErrors || count === 0) return;
   try {
     await run(image.reload());
     image.snapshots = job.snapshots;
@@ -102,8 +97,7 @@ async function mendSnapshots(job: CheckJob, damage: number): Promise<void> {
     report(`ERROR failed to update snapshot table: ${error instanceof Error ? error.message : String(error)}`);
     throw error;
   }
-  result.corruptionsFixed += open;
-  result.corruptions -= open;
+  result.corruptionsFixed += count;
 }
 
 async function checkRefcounts(job: CheckJob): Promise<void> {
