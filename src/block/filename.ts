@@ -20,6 +20,13 @@ export function resolveReference(filename: string, image: string): string {
   return image.slice(0, start + 1) + filename;
 }
 
+/** The file that names stored in the node's image are relative to; undefined where there is not one. */
+export function placeOf(node: BlockNode): string | undefined {
+  const below = node.children.get('file') ?? node.children.get('image');
+  if (below !== undefined) return placeOf(below.node);
+  return node.children.size > 0 ? undefined : plainFilename(node);
+}
+
 /** A plain filename if it alone reopens the node as it is, else json:{…}. */
 export function describeFilename(node: BlockNode): string {
   return plainFilename(node) ?? formatJsonFilename(describeOptions(node) as Options);

@@ -3,7 +3,7 @@ import { isPromise } from '../util/maybe.js';
 import { BlockBackend, BlockChild } from './child.js';
 import { Perm, type BlockDriver, type ImplicitReference, type OpenContext, type OpenMode } from './driver.js';
 import { BlockError, Errno } from './errors.js';
-import { protocolPrefix, resolveReference } from './filename.js';
+import { placeOf, protocolPrefix, resolveReference } from './filename.js';
 import { denyImplicitOpens, type OpenGate } from './gate.js';
 import { isJsonFilename, nestOptions, parseJsonFilename, type Options } from './key-values.js';
 import { BlockNode, type NodeSettings } from './node.js';
@@ -367,7 +367,8 @@ export class BlockGraph {
       return undefined;
     }
     if (given === undefined && reference.filename === '') return undefined;
-    const from = node.children.get('file')?.node.filename ?? '';
+    const file = node.children.get('file')?.node;
+    const from = file === undefined ? '' : placeOf(file) ?? file.filename;
     const childSettings: Inherited = {
       ...inherited,
       above: [...inherited.above, from],

@@ -1,5 +1,5 @@
 /** Finding one's way in a backing chain. */
-import { resolveReference } from '../block/filename.js';
+import { placeOf, resolveReference } from '../block/filename.js';
 import type { BlockNode } from '../block/node.js';
 
 /**
@@ -9,7 +9,7 @@ import type { BlockNode } from '../block/node.js';
 export function findInChain(top: BlockNode, name: string, canonical: (filename: string) => string = normalPath): BlockNode | undefined {
   for (let above = unfiltered(top), node = above.backing; node !== undefined; above = unfiltered(node), node = above.backing) {
     if (above.facet('backing')?.filename === name) return node;
-    if (canonical(resolveReference(name, above.filename)) === canonical(unfiltered(node).filename)) return node;
+    if (canonical(resolveReference(name, placeOf(above) ?? above.filename)) === canonical(unfiltered(node).filename)) return node;
   }
   return undefined;
 }

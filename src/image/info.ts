@@ -2,7 +2,7 @@
 import { BlockError } from '../block/errors.js';
 import type { BlockNode } from '../block/node.js';
 import type { InternalSnapshot } from '../block/facets.js';
-import { protocolPrefix, resolveReference } from '../block/filename.js';
+import { placeOf, protocolPrefix, resolveReference } from '../block/filename.js';
 import type { OptionValue } from '../block/options.js';
 
 export type SnapshotInfo = {
@@ -82,9 +82,9 @@ function backingInfo(node: BlockNode, filename: string | undefined, format: stri
 
 /** Resolves a name stored in an image as opening it would; undefined where the image's own place can't be told. */
 export function fullBackingName(node: BlockNode, filename: string): string | undefined {
-  const own = node.filename;
-  const placeless = own.startsWith('json:') && !filename.startsWith('/') && protocolPrefix(filename) === undefined;
-  return placeless ? undefined : resolveReference(filename, own);
+  if (filename.startsWith('/') || protocolPrefix(filename) !== undefined) return filename;
+  const place = placeOf(node);
+  return place === undefined ? undefined : resolveReference(filename, place);
 }
 
 /** Nanoseconds of guest time and the rest, under QAPI's names. */

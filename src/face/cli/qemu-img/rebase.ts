@@ -2,7 +2,7 @@
 import type { BlockBackend } from '../../../block/child.js';
 import { Perm, Req } from '../../../block/driver.js';
 import { BlockError, Errno, strerror } from '../../../block/errors.js';
-import { resolveReference } from '../../../block/filename.js';
+import { placeOf, resolveReference } from '../../../block/filename.js';
 import type { BlockGraph } from '../../../block/graph.js';
 import { findInChain, unfiltered } from '../../../image/chain.js';
 import { changeUnit, copyDifferences } from '../../../image/rebase.js';
@@ -83,7 +83,7 @@ async function keepContent(graph: BlockGraph, image: BlockBackend, wanted: NewBa
 async function openNewBacking(image: BlockBackend, { filename, format, cache, forceShare }: NewBacking): Promise<BlockBackend> {
   try {
     const options = { readOnly: true, take: Perm.CONSISTENT_READ, forceShare, cache, ...(format !== undefined && { driver: format }) };
-    return await (await sharedGraph()).openBackend(resolveReference(filename, image.node.filename), options);
+    return await (await sharedGraph()).openBackend(resolveReference(filename, placeOf(image.node) ?? image.node.filename), options);
   } catch (error) {
     throw prefixed(`Could not open new backing file '${filename}'`, error);
   }
