@@ -4,7 +4,7 @@ import { NbdFormatError } from '../../wire/nbd/handshake.js';
 import type { BlockPool } from './buffers.js';
 import { errorText } from './errors.js';
 import type { ExportDirectory } from './exports.js';
-import { HandshakeEnd, negotiate, type HandshakeStream } from './handshake.js';
+import { ClientAbort, HandshakeEnd, negotiate, type HandshakeStream } from './handshake.js';
 import { takeOver } from './intake.js';
 import type { ServerTls } from './tls.js';
 import { Transmission, type Session } from './transmission.js';
@@ -42,7 +42,7 @@ export class Connection {
       this.negotiated = true;
       await this.#transmit(session);
     } catch (error) {
-      report(errorText(error));
+      if (!(error instanceof ClientAbort)) report(`option negotiation failed: ${errorText(error)}`);
       if (error instanceof HandshakeEnd || error instanceof NbdFormatError) this.#socket.destroySoon();
       else this.#socket.destroy();
     } finally {
@@ -113,7 +113,7 @@ async function takeBytes(socket: Socket, length: number): Promise<Uint8Array> {
       missing -= bytes.length;
       continue;
     }
-    if (socket.readableEnded || socket.destroyed) throw new HandshakeEnd('Client left during the handshake');
+    if (socket.readableEnded || socket.destroyed) throw new HandshakeEnd('Failed to read opts magic: Unexpected end-of-file before all data were read');
     await new Promise<void>((resolve) => {
       const events = ['readable', 'end', 'close'] as const;
       const wake = (): void => {

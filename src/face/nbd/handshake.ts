@@ -29,8 +29,11 @@ export interface HandshakeStream {
 
 /** The client ended the handshake, or broke its rules; the connection is to be closed without more words. */
 export class HandshakeEnd extends Error {
-  override readonly name = 'HandshakeEnd';
+  override readonly name: string = 'HandshakeEnd';
 }
+
+/** The client took its leave politely. */
+export class ClientAbort extends HandshakeEnd {}
 
 /** Negotiates until an export is chosen; the caller releases `lent`. Rejects where the client leaves or is to be dropped. */
 export async function negotiate(stream: HandshakeStream, directory: ExportDirectory): Promise<Session> {
@@ -89,7 +92,7 @@ class Negotiation {
         case Option.SET_META_CONTEXT: await this.#metaContext(option, data); break;
         case Option.ABORT:
           this.#reply(option, OptionReply.ACK);
-          throw new HandshakeEnd('Client aborted the negotiation');
+          throw new ClientAbort('Client aborted the negotiation');
         case Option.LIST:
           if (this.#expectEmpty(option, data)) await this.#list();
           break;

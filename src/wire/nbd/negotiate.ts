@@ -208,7 +208,8 @@ async function readReply(stream: HandshakeStream, option: number): Promise<RawRe
   return reply;
 }
 
-function refusal({ type, option, data }: RawReply): NbdNegotiationError {
+/** What a server's refusal means, in words. */
+export function refusal({ type, option, data }: RawReply): NbdNegotiationError {
   const name = describeOption(option);
   const [message, advice] = ((): [string, string?] => {
     switch (type) {

@@ -3,7 +3,7 @@
  * is told that the server listens.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import { err } from '../output.js';
 
 const readyVariable = 'VDISK_NBD_READY_FD';
@@ -14,12 +14,12 @@ export function inBackground(): boolean {
   return process.env[readyVariable] !== undefined;
 }
 
-/** Runs the same command in the background; resolves with the exit code to end with. */
-export function startInBackground(): Promise<number> {
+/** Runs the same command in the background; resolves with the exit code to end with. `keepStderr`: it may go on complaining. */
+export function startInBackground(keepStderr: boolean): Promise<number> {
   const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
-    detached: true, stdio: ['ignore', 'ignore', 'pipe', 'pipe'], env: { ...process.env, [readyVariable]: String(READY_FD) },
+    detached: true, stdio: ['ignore', 'ignore', keepStderr ? 'inherit' : 'pipe', 'pipe'], env: { ...process.env, [readyVariable]: String(READY_FD) },
   });
-  child.stderr!.on('data', (text: Buffer) => err(text.toString()));
+  child.stderr?.on('data', (text: Buffer) => err(text.toString()));
   return new Promise((resolve, reject) => {
     child.once('error', reject);
     child.stdio[READY_FD]!.once('data', () => resolve(0));
@@ -27,9 +27,12 @@ export function startInBackground(): Promise<number> {
   });
 }
 
-/** Tells the waiting parent that the server listens. From then on nobody hears this process. */
-export function reportReady(): void {
-  process.stderr.on('error', () => undefined);
+/** Tells the waiting parent that the server listens. Without `keepStderr` nobody hears this process from then on. */
+export function reportReady(keepStderr: boolean): void {
+  if (!keepStderr) {
+    closeSync(2);
+    openSync('/dev/null', 'w'); // takes the lowest free number, which is 2
+  }
   writeSync(READY_FD, '1');
   closeSync(READY_FD);
 }

@@ -16,7 +16,7 @@ import { parseOptions, type NbdToolOptions } from './options.js';
 export async function main(argv: string[]): Promise<number> {
   const options = parseOptions(argv);
   if (options.list) return (await import('./list.js')).listExports(options);
-  if (options.fork && !inBackground()) return startInBackground();
+  if (options.fork && !inBackground()) return startInBackground(options.verbose);
   return serve(options);
 }
 
@@ -39,7 +39,7 @@ async function serve(options: NbdToolOptions): Promise<number> {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, end);
     await listen(server, options);
     if (options.pidFile !== undefined) writePidFile(options.pidFile);
-    if (inBackground()) reportReady();
+    if (inBackground()) reportReady(options.verbose);
     await ended;
     await server.stop();
     return 0;
