@@ -16,13 +16,19 @@ export interface CommitControl {
   readonly signal?: AbortSignal;
 }
 
+export interface CommitOutcome {
+  /** Why the base could not be made read-only again; its content is complete. */
+  readonly notSettled?: BlockError;
+}
+
 /**
  * Copies everything allocated above `base` into it, growing it to the overlay's size first. The overlay stays as it is.
  * The backend must let others write below it (share WRITE and RESIZE).
  */
-export async function commitImage(graph: BlockGraph, top: BlockBackend, base: BlockNode, control: CommitControl = {}): Promise<void> {
+export async function commitImage(graph: BlockGraph, top: BlockBackend, base: BlockNode, control: CommitControl = {}): Promise<CommitOutcome> {
   const wasReadOnly = base.readOnly;
   if (wasReadOnly) await graph.reopen(base, { readOnly: false });
+  let settled: CommitOutcome = {};
   try {
     const target = graph.attach(base, { take: Perm.CONSISTENT_READ | Perm.WRITE | Perm.RESIZE, share: Perm.ALL });
     try {
@@ -33,7 +39,18 @@ export async function commitImage(graph: BlockGraph, top: BlockBackend, base: Bl
       await target.close();
     }
   } finally {
-    if (wasReadOnly) await graph.reopen(base, { readOnly: true });
+    if (wasReadOnly) settled = await settle(graph, base);
+  }
+  return settled;
+}
+
+async function settle(graph: BlockGraph, base: BlockNode): Promise<CommitOutcome> {
+  try {
+    await graph.reopen(base, { readOnly: true });
+    return {};
+  } catch (error) {
+    if (error instanceof BlockError) return { notSettled: error };
+    throw error;
   }
 }
 

@@ -7,7 +7,7 @@ import { allowImplicitOpens } from '../../block/gate.js';
 import { BlockGraph, type BackendOptions } from '../../block/graph.js';
 import { nestOptions, parseKeyValues, type Options } from '../../block/key-values.js';
 import { userObjects } from './objects.js';
-import { CliError, err, reportError, warn } from './output.js';
+import { CliError, err, ExitError, reportError, warn } from './output.js';
 
 export interface CacheMode {
   readonly direct: boolean;
@@ -82,6 +82,30 @@ export async function openImage(filename: string, source: ImageSource = {}): Pro
   } catch (error) {
     throw prefixed(`Could not open '${filename}'`, error);
   }
+}
+
+/** Does some work with an open image and closes it. A failure of the work is told rather than one of closing. */
+export async function withImage<T>(image: BlockBackend, work: (image: BlockBackend) => Promise<T>): Promise<T> {
+  let result: T;
+  try {
+    result = await work(image);
+  } catch (error) {
+    await image.close().catch(() => undefined);
+    throw error;
+  }
+  await image.close();
+  return result;
+}
+
+/**
+ * Shows that an image could not be closed the way it should be, as the peer does, which usually tries (and fails) twice.
+ * @throws what ends the tool
+ */
+export function reportCloseFailure(error: unknown, twice = true): never {
+  if (!(error instanceof BlockError)) throw error;
+  reportError(error.message);
+  reportError('Error while closing the image: Invalid argument');
+  throw twice ? error : new ExitError(1);
 }
 
 /** What the graph is to open: the name itself, or the options written in its place. */

@@ -2,7 +2,7 @@
 import type { BlockDriver } from '../../../block/driver.js';
 import { amendFields, amendImage } from '../../../image/amend.js';
 import { CliError, out, setQuiet, usageError } from '../output.js';
-import { cacheArgument, openImage, sharedGraph } from '../open.js';
+import { cacheArgument, openImage, sharedGraph, withImage } from '../open.js';
 import { Progress } from '../progress.js';
 import { asksForHelp, optionTable } from './create-options.js';
 import { checkImageOptions, joinOptionLists, VerbOptions } from './options.js';
@@ -37,13 +37,9 @@ export async function main(argv: string[]): Promise<number> {
   const progress = new Progress(showProgress && !quiet);
   progress.report(0, 1);
   try {
-    const backend = await openImage(filename, { format, imageOpts, cache, writable: true, resize: true });
-    try {
-      if (help) return printHelp(backend.node.driver);
-      await amendImage(backend, optionText, { force, progress: (done, total) => progress.report(done, total) });
-    } finally {
-      await backend.close();
-    }
+    const image = await openImage(filename, { format, imageOpts, cache, writable: true, resize: true });
+    if (help) return await withImage(image, async ({ node }) => printHelp(node.driver));
+    await withImage(image, () => amendImage(image, optionText, { force, progress: (done, total) => progress.report(done, total) }));
     progress.report(1, 1);
   } finally {
     progress.end();

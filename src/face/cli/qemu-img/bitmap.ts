@@ -3,7 +3,7 @@ import type { BlockBackend } from '../../../block/child.js';
 import { BlockError } from '../../../block/errors.js';
 import { addBitmap, clearBitmap, enableBitmap, mergeBitmap, removeBitmap } from '../../../image/bitmap.js';
 import { CliError } from '../output.js';
-import { openImage } from '../open.js';
+import { openImage, reportCloseFailure } from '../open.js';
 import { sizeArgument } from '../sizes.js';
 import { checkImageOptions, VerbOptions } from './options.js';
 
@@ -40,10 +40,13 @@ export async function main(argv: string[]): Promise<number> {
   try {
     if (sourceFilename !== undefined) source = await openImage(sourceFilename, { format: sourceFormat, options: { noBacking: true, noIo: true } });
     for (const action of actions) await perform(action, target, source, bitmap, granularity);
+  } catch (error) {
+    await target.close().catch(() => undefined);
+    throw error;
   } finally {
     if (source !== target) await source.close();
-    await target.close();
   }
+  await target.close().catch((error: unknown) => reportCloseFailure(error));
   return 0;
 }
 

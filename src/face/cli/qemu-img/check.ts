@@ -5,7 +5,7 @@ import { checkImage, type Repair } from '../../../image/check.js';
 import { printQJson } from '../../../util/qjson.js';
 import { formatHundredths } from '../../../util/units.js';
 import { CliError, err, ExitError, out, reportError, say, setQuiet, usageError } from '../output.js';
-import { cacheArgument, openImage, type CacheMode } from '../open.js';
+import { cacheArgument, openImage, withImage, type CacheMode } from '../open.js';
 import { checkImageOptions, oneFilename, outputFormat, VerbOptions } from './options.js';
 
 /** Exit codes: sound or repaired, failed, corrupt, leaking, format without checks. */
@@ -36,14 +36,12 @@ export async function main(argv: string[]): Promise<number> {
   const backend = await openImage(filename, {
     format, imageOpts, cache, forceShare, writable: repair !== 'none', resize: repair !== 'none', options: { check: true, discard: 'unmap' },
   });
-  try {
+  return withImage(backend, async () => {
     const result = await check();
     if (json) out(`${printQJson(jsonResult(result, filename, backend.node.driver.name), true)}\n`);
     else say(textResult(result));
     return verdict(result);
-  } finally {
-    await backend.close();
-  }
+  });
 
   async function check(): Promise<CheckResult> {
     try {

@@ -2,8 +2,8 @@
 import { BlockError } from '../../../block/errors.js';
 import { findInChain } from '../../../image/chain.js';
 import { commitImage, emptyImage } from '../../../image/commit.js';
-import { CliError, say, setQuiet } from '../output.js';
-import { cacheArgument, canonicalPath, openImage, sharedGraph } from '../open.js';
+import { CliError, reportError, say, setQuiet } from '../output.js';
+import { cacheArgument, canonicalPath, openImage, reportCloseFailure, sharedGraph } from '../open.js';
 import { Progress } from '../progress.js';
 import { sizeArgument } from '../sizes.js';
 import { checkImageOptions, oneFilename, VerbOptions } from './options.js';
@@ -33,27 +33,32 @@ export async function main(argv: string[]): Promise<number> {
 
   const progress = new Progress(showProgress && !quiet);
   const top = await openImage(filename, { format, imageOpts, cache, writable: true, options: { discard: 'unmap' } });
+  let notSettled: BlockError | undefined;
   try {
     progress.report(0, 1);
     const base = baseName === undefined ? top.node.backing : findInChain(top.node, baseName, canonicalPath);
     if (base === undefined) {
       throw new CliError(baseName === undefined ? 'Image does not have a backing file' : `Did not find '${baseName}' in the backing chain of '${filename}'`);
     }
-    await explained('Block job failed', sharedGraph().then((graph) =>
-      commitImage(graph, top, base, { rate, progress: (done, total) => progress.report(done, total) })));
+    const graph = await sharedGraph();
+    ({ notSettled } = await explained('Block job failed', commitImage(graph, top, base, { rate, progress: (done, total) => progress.report(done, total) })));
+    if (notSettled !== undefined) reportError(notSettled.message);
     progress.report(1, 1);
     if (!drop) await explained(`Failed to empty ${filename}`, emptyImage(top));
+  } catch (error) {
+    await top.close().catch(() => undefined);
+    throw error;
   } finally {
     progress.end();
-    await top.close();
   }
+  await top.close().catch((error: unknown) => reportCloseFailure(error, notSettled === undefined));
   say('Image committed.\n');
   return 0;
 }
 
-async function explained(prefix: string, work: Promise<void>): Promise<void> {
+async function explained<T>(prefix: string, work: Promise<T>): Promise<T> {
   try {
-    await work;
+    return await work;
   } catch (error) {
     throw error instanceof BlockError ? new CliError(`${prefix}: ${error.message}`, { cause: error }) : error;
   }

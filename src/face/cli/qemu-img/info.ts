@@ -1,9 +1,8 @@
 /** qemu-img info */
-import type { BlockBackend } from '../../../block/child.js';
 import { CliError, out } from '../output.js';
 import { imageInfo, type NodeInfo } from '../../../image/info.js';
 import { printQJson, type QValue } from '../../../util/qjson.js';
-import { openImage, type ImageSource } from '../open.js';
+import { openImage, withImage, type ImageSource } from '../open.js';
 import { checkImageOptions, oneFilename, outputFormat, VerbOptions } from './options.js';
 
 export async function main(argv: string[]): Promise<number> {
@@ -36,19 +35,12 @@ async function collect(first: string, source: ImageSource, chain: boolean): Prom
   while (next !== undefined) {
     if (seen.has(next.filename)) throw new CliError(`Backing file '${next.filename}' creates an infinite loop.`);
     seen.add(next.filename);
-    const info = await describe(await openImage(next.filename, { ...next.source, options: { noBacking: true, noIo: true } }));
+    const image = await openImage(next.filename, { ...next.source, options: { noBacking: true, noIo: true } });
+    const info = await withImage(image, ({ node }) => imageInfo(node));
     infos.push(info);
     const backing = chain ? info['full-backing-filename'] : undefined;
     if (chain && info['backing-filename'] !== undefined && backing === undefined) throw new CliError('Could not determine the backing file name');
     next = backing === undefined ? undefined : { filename: backing, source: { format: info['backing-filename-format'], forceShare: source.forceShare } };
   }
   return infos;
-}
-
-async function describe(backend: BlockBackend): Promise<NodeInfo> {
-  try {
-    return await imageInfo(backend.node);
-  } finally {
-    await backend.close();
-  }
 }

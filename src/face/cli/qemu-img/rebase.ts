@@ -7,7 +7,7 @@ import type { BlockGraph } from '../../../block/graph.js';
 import { findInChain, unfiltered } from '../../../image/chain.js';
 import { changeUnit, copyDifferences } from '../../../image/rebase.js';
 import { CliError, setQuiet, usageError } from '../output.js';
-import { cacheArgument, canonicalPath, openImage, prefixed, sharedGraph, type CacheMode } from '../open.js';
+import { cacheArgument, canonicalPath, openImage, prefixed, sharedGraph, withImage, type CacheMode } from '../open.js';
 import { Progress } from '../progress.js';
 import { checkImageOptions, oneFilename, VerbOptions } from './options.js';
 
@@ -46,7 +46,7 @@ export async function main(argv: string[]): Promise<number> {
     const image = await openImage(filename, {
       format, imageOpts, cache, writable: true, resize: true, options: { noBacking: unsafe, discard: 'unmap' },
     });
-    try {
+    await withImage(image, async () => {
       const graph = await sharedGraph();
       if (backingFormat !== undefined && graph.drivers.get(backingFormat) === undefined) throw new CliError(`Invalid format name: '${backingFormat}'`);
       const compresses = (image.node.ops.capabilities.writeFlags & Req.COMPRESSED) !== 0;
@@ -56,9 +56,7 @@ export async function main(argv: string[]): Promise<number> {
         await keepContent(graph, image, target, compress, (done, total) => progress.report(done, total));
       }
       await changeReference(image, backing, backingFormat);
-    } finally {
-      await image.close();
-    }
+    });
     progress.report(1, 1);
   } finally {
     progress.end();

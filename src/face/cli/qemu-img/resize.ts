@@ -4,7 +4,7 @@ import { BlockError } from '../../../block/errors.js';
 import { resizeImage, shrinkRefusal } from '../../../image/resize.js';
 import { parseSize } from '../../../util/units.js';
 import { CliError, say, setQuiet, usageError, warn, reportError } from '../output.js';
-import { openImage } from '../open.js';
+import { openImage, withImage } from '../open.js';
 import { sizeHint } from '../sizes.js';
 import { checkImageOptions, VerbOptions } from './options.js';
 
@@ -33,15 +33,14 @@ export async function main(argv: string[]): Promise<number> {
   const { sign, bytes } = parseChange(text);
 
   const backend = await openImage(filename, { format, imageOpts, writable: true, resize: true });
+  const size = sign === '' ? bytes : backend.size + Number(`${sign}1`) * bytes;
   try {
-    await resizeImage(backend, { size: sign === '' ? bytes : backend.size + Number(`${sign}1`) * bytes, preallocation, shrink });
+    await withImage(backend, () => resizeImage(backend, { size, preallocation, shrink }));
   } catch (error) {
     if (!(error instanceof BlockError) || error.message !== shrinkRefusal) throw error;
     reportError(shrinkRefusal);
     warn("Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an operation, make sure there is no important data there.");
     return 1;
-  } finally {
-    await backend.close();
   }
   say('Image resized.\n');
   return 0;

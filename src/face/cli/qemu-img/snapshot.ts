@@ -4,7 +4,7 @@ import type { BlockNode } from '../../../block/node.js';
 import { snapshotInfo } from '../../../image/info.js';
 import { findSnapshot, snapshotsOf } from '../../../image/snapshot.js';
 import { CliError, out, setQuiet, usageError } from '../output.js';
-import { openImage } from '../open.js';
+import { openImage, withImage } from '../open.js';
 import { checkImageOptions, oneFilename, VerbOptions } from './options.js';
 
 type Action = { readonly kind: 'list' } | { readonly kind: 'apply' | 'create' | 'delete'; readonly name: string };
@@ -26,19 +26,14 @@ export async function main(argv: string[]): Promise<number> {
       action = name === 'list' ? { kind: 'list' } : { kind: name as 'apply' | 'create' | 'delete', name: value! };
     }
   }
-  action ??= { kind: 'list' };
+  const wanted: Action = action ?? { kind: 'list' };
   const filename = oneFilename(options.operands);
   checkImageOptions({ imageOpts, format });
   const backend = await openImage(filename, {
-    format, imageOpts, forceShare, writable: action.kind !== 'list', resize: action.kind === 'apply',
-    options: { noBacking: action.kind === 'list', discard: 'unmap' },
+    format, imageOpts, forceShare, writable: wanted.kind !== 'list', resize: wanted.kind === 'apply',
+    options: { noBacking: wanted.kind === 'list', discard: 'unmap' },
   });
-  try {
-    if (action.kind === 'list') await list(backend.node);
-    else await change(backend.node, action);
-  } finally {
-    await backend.close();
-  }
+  await withImage(backend, ({ node }) => (wanted.kind === 'list' ? list(node) : change(node, wanted)));
   return 0;
 }
 
