@@ -1,7 +1,8 @@
 /** The NBD server: listens, admits clients up to a bound, stops without losing what is in flight. */
 import { createServer, type Server, type Socket } from 'node:net';
+import { Errno, systemError } from '../../block/errors.js';
 import type { TlsCredentials } from '../../platform/tls-credentials.js';
-import type { SocketAddress } from '../../wire/nbd/address.js';
+import { formatNbdUri, type SocketAddress } from '../../wire/nbd/address.js';
 import { BlockPool } from './buffers.js';
 import { Connection } from './connection.js';
 import type { ExportDirectory } from './exports.js';
@@ -45,13 +46,15 @@ export class NbdServer {
     return this.#active.size;
   }
 
-  /** Starts accepting clients; resolves with the address in effect (port '0' becomes the one chosen). Rejects with Node's error. */
+  /** Starts accepting clients; resolves with the address in effect (port '0' becomes the one chosen). Rejects with the system's error. */
   async listen(address: SocketAddress): Promise<SocketAddress> {
     const listener = createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: true }, (socket) => this.#accept(socket));
     await new Promise<void>((resolve, reject) => {
-      listener.once('error', reject);
+      listener.once('error', (error: NodeJS.ErrnoException) => {
+        reject(systemError(-(error.errno ?? -Errno.EINVAL), { op: 'listen' }, `Cannot listen on ${formatNbdUri(address, '')}`, error));
+      });
       const ready = (): void => {
-        listener.off('error', reject);
+        listener.removeAllListeners('error');
         resolve();
       };
       if (address.type === 'unix') listener.listen(address.path, ready);

@@ -62,9 +62,9 @@ async function listen(server: NbdServer, { socket, bind, port }: NbdToolOptions)
   try {
     await server.listen(address);
   } catch (error) {
-    const { errno, message } = error as NodeJS.ErrnoException;
+    if (!(error instanceof BlockError)) throw error;
     const where = address.type === 'unix' ? `socket to ${address.path}` : 'socket';
-    throw new CliError(`Failed to bind ${where}: ${errno === undefined ? message : strerror(-errno)}`);
+    throw new CliError(`Failed to bind ${where}: ${strerror(error.errno)}`);
   }
 }
 
