@@ -48,7 +48,12 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
   // A format that leaves the space to the file (raw): the file is made as long as the disk.
   if (fileOptions['preallocation'] !== undefined) fileOptions['size'] = size;
   const formatOptions = { ...Object.fromEntries(Object.entries(options).filter(([key]) => format.createOptions?.[key])), size };
-  await createFile(filename, fileOptions);
+  /** The name without a protocol's prefix. */
+  const place = (name: string): string => {
+    const own = graph.toOptions(name, protocol.name)['filename'];
+    return typeof own === 'string' ? own : name;
+  };
+  await createFile(place(filename), fileOptions);
   const open = (name: string): Promise<BlockBackend> => graph.openBackend(graph.toOptions(name, protocol.name), { discard: 'unmap' });
   let target: BlockBackend | undefined;
   try {
@@ -57,7 +62,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
       filename,
       ...(request.signal && { signal: request.signal }),
       createFile: async (name) => {
-        await createFile(name, {});
+        await createFile(place(name), {});
         return open(name);
       },
       openTarget: async (extra) => {
@@ -69,7 +74,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
     await target.close();
   } catch (error) {
     await target?.close().catch(() => undefined);
-    await protocol.deleteFile?.(filename).catch(() => undefined);
+    await protocol.deleteFile?.(place(filename)).catch(() => undefined);
     if (request.signal?.aborted) throw new BlockError('CANCELLED', 'Creation was cancelled', { filename, errno: Errno.ECANCELED }, error);
     throw error;
   }

@@ -9,9 +9,8 @@ const passedFlags = Req.FUA | Req.UNCHANGED | Req.SERIALISING;
 /** Facets by which requests would pass a layer by. */
 const bypasses: ReadonlySet<keyof Facets> = new Set(['descriptor', 'copyRange']);
 
-/** What a passthrough layer over `child` can do: as much as the node below. */
-export function passthroughCapabilities(child: BlockChild): Capabilities {
-  const below = child.node.ops.capabilities;
+/** What a passthrough layer can do: as much as the layer below. */
+function passthroughCapabilities(below: Capabilities): Capabilities {
   return {
     write: below.write,
     writeFlags: passedFlags | (below.writeFlags & Req.COMPRESSED),
@@ -25,12 +24,25 @@ export function passthroughCapabilities(child: BlockChild): Capabilities {
 /** Passes everything on unchanged. Subclasses override what they are about. */
 export abstract class FilterOps extends BlockOps {
   protected readonly child: BlockChild;
-  readonly capabilities: Capabilities;
+  readonly #adapt: (passed: Capabilities) => Capabilities;
+  #below: Capabilities | undefined;
+  #capabilities!: Capabilities;
 
-  constructor(child: BlockChild, capabilities = passthroughCapabilities(child)) {
+  /** `adapt` says what the layer makes of the abilities it would pass on. */
+  constructor(child: BlockChild, adapt: (passed: Capabilities) => Capabilities = (passed) => passed) {
     super();
     this.child = child;
-    this.capabilities = capabilities;
+    this.#adapt = adapt;
+  }
+
+  /** Follows the layer below, whose abilities change when it is reopened. */
+  get capabilities(): Capabilities {
+    const below = this.child.node.ops.capabilities;
+    if (below !== this.#below) {
+      this.#below = below;
+      this.#capabilities = this.#adapt(passthroughCapabilities(below));
+    }
+    return this.#capabilities;
   }
 
   get size(): number {

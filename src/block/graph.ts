@@ -314,6 +314,7 @@ export class BlockGraph {
           continue;
         }
         delete options[childName];
+        if (own.mode.noIo && role === 'data' && optional) continue;
         const childNode = await this.#openChildNode(childName, reference, { ...own, ...childInheritance(own), protocol: !mayProbe });
         this.#link(node, childName, role, childNode);
         childNode.holds--;
@@ -394,7 +395,8 @@ export class BlockGraph {
     }
     const extra = isDictionary(given) ? given : {};
     if (extra['file'] !== undefined || extra['filename'] !== undefined) return this.#openSpec(extra, undefined, settings);
-    const filename = resolveReference(reference.filename, from);
+    // a data file, alone of all, is looked for where the program runs
+    const filename = reference.kind === 'data-file' ? reference.filename : resolveReference(reference.filename, from);
     await this.#ask(settings.gate, { kind: reference.kind, filename, from, ...(reference.format !== undefined && { format: reference.format }) });
     if (settings.above.includes(filename)) {
       throw new BlockError('INVALID_ARGUMENT', `Backing file '${filename}' creates an infinite loop.`, { filename, errno: Errno.ELOOP });

@@ -19,7 +19,7 @@ class Overlay extends FilterOps {
   readonly #backing: BlockChild | undefined;
   constructor(file: BlockChild, backing: BlockChild | undefined) {
     const capabilities: Capabilities = { write: true, writeFlags: Req.UNCHANGED, zeroFlags: undefined, discard: false, resize: 'none', growsOnWrite: false };
-    super(file, capabilities);
+    super(file, () => capabilities);
     this.#backing = backing;
   }
   override read(offset: number, target: Uint8Array): void {

@@ -2,7 +2,7 @@ import type { BlockChild } from '../../block/child.js';
 import { Perm, Req, unlimited, type BlockLimits, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
-import { FilterOps, passthroughCapabilities } from '../../block/filter-ops.js';
+import { FilterOps } from '../../block/filter-ops.js';
 import type { MaybePromise } from '../../util/maybe.js';
 
 const sector = 512;
@@ -23,8 +23,8 @@ export class RawOps extends FilterOps {
 
   /** `isForbidden` says of a first sector that it may not be written: the disk would be taken for another format. */
   constructor(file: BlockChild, offset: number, size: number | undefined, isForbidden?: (head: Uint8Array) => boolean) {
-    const { writeFlags, growsOnWrite, ...rest } = passthroughCapabilities(file);
-    super(file, { ...rest, writeFlags: writeFlags & ~Req.COMPRESSED, growsOnWrite: growsOnWrite && size === undefined });
+    super(file, ({ writeFlags, growsOnWrite, ...rest }) =>
+      ({ ...rest, writeFlags: writeFlags & ~Req.COMPRESSED, growsOnWrite: growsOnWrite && size === undefined }));
     this.#offset = offset;
     this.#size = size;
     this.#isForbidden = isForbidden;

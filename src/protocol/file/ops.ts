@@ -3,6 +3,7 @@ import { close, constants, fdatasync, fstat, ftruncate, ftruncateSync, open } fr
 import { promisify } from 'node:util';
 import { type BlockLimits, BlockOps, type Capabilities, type LayerExtent, Req, type ResizeOptions, unlimited } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
+import { protocolPrefix } from '../../block/filename.js';
 import type { CopyRangeFacet, DescriptorFacet, Facets } from '../../block/facets.js';
 import { Fallocate, Ioctl, type Native, Seek } from '../../platform/native.js';
 import { andThen, isPromise, type MaybePromise } from '../../util/maybe.js';
@@ -201,7 +202,8 @@ export class FileOps extends BlockOps {
   }
 
   override filename(): string {
-    return this.#file.filename;
+    const { filename } = this.#file;
+    return protocolPrefix(filename) === undefined ? filename : `./${filename}`;
   }
 
   async close(): Promise<void> {
