@@ -25,6 +25,7 @@ export async function checkImage(image: Qcow2Image, options: CheckOptions): Prom
     report: options.report ?? ((): void => {}), signal: options.signal, snapshots: { entries: [], size: 0 },
   };
   await run(image.flushMetadata());
+  await run(image.refcounts.cache.writeBack());
   const dropped = await readSnapshots(job, options.reportError ?? job.report);
   const incomplete = reportIncomplete(job);
   await checkRefcounts(job);
