@@ -131,7 +131,7 @@ function settle(
   const leak = refcount > counted;
   if (refcount === 0) walk.rebuild = true;
   const repairable = refcount !== 0 && (leak ? repair !== 'none' : repair === 'all');
-  report(`${repairable ? 'Repairing' : leak ? 'Leaked' : 'ERROR'} cluster ${cluster} refcount=${refcount} reference=${counted}`);
+  report(`${repairable ? 'Repairing' : leak ? 'Leaked' : 'ERROR'} cluster ${cluster} refcount=${exact(refcount)} reference=${counted}`);
   if (repairable) {
     stored.set(cluster, counted);
     if (leak) result.leaksFixed++;
@@ -149,4 +149,9 @@ function reportUnreadable(job: CheckJob, first: number, end: number, error: unkn
     job.report(`Can't get refcount for cluster ${cluster}: ${text}`);
     job.result.checkErrors++;
   }
+}
+
+/** A refcount as text; those that a double cannot hold come out as the largest of 64 bits, which they most likely are. */
+function exact(refcount: number): string {
+  return refcount < 2 ** 64 ? String(refcount) : '18446744073709551615';
 }

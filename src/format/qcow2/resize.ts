@@ -6,8 +6,9 @@ import type { ClusterMap } from './cluster.js';
 import { hex } from './geometry.js';
 import { Autoclear, l1EntriesFor } from './header.js';
 import type { Qcow2Image } from './image.js';
+import { Structure } from './overlap.js';
 import { preallocateArea, preallocateTables } from './preallocate.js';
-import { entryHi, entryLo, entryOffset, setEntry } from './tables.js';
+import { entryHi, entryLo, entryOffset, readRefcount, setEntry, viewOf } from './tables.js';
 
 export interface ResizeParts {
   readonly image: Qcow2Image;
@@ -82,61 +83,57 @@ function* cutL1(image: Qcow2Image, entries: number): Steps<void> {
   yield* image.flushMetadata();
 }
 
-/** Gives up refcount blocks that count nothing but themselves. */
+/** Gives up refcount blocks that count nothing but themselves: they go from the table on disk first, then from the refcounts. */
 function* dropRefcountBlocks(image: Qcow2Image): Steps<void> {
-  const { refcounts, file, header, geometry: { clusterSize } } = image;
+  const { refcounts, file, header } = image;
   yield* image.flushMetadata();
-  const dropped: number[] = [];
+  const bytes = new Uint8Array(refcounts.table.buffer, refcounts.table.byteOffset, refcounts.table.byteLength).slice();
+  const unused: number[] = [];
   for (let index = 0; index < refcounts.tableSize; index++) {
-    const offset = refcounts.blockOffset(index);
-    if (offset === 0) continue;
-    const own = offset / clusterSize;
-    const block = yield* loadBlock(image, offset);
-    const keepOwn = Math.floor(own / refcounts.perBlock) === index ? own % refcounts.perBlock : undefined;
-    if (!(yield* countsNothing(image, block, index, keepOwn))) continue;
-    if ((yield* coveringRefcount(image, offset)) !== 1) continue;
-    dropped.push(offset);
-    setEntry(refcounts.table, index, 0, 0);
+    if (refcounts.blockOffset(index) === 0 || !(yield* countsNothing(image, index))) continue;
+    unused.push(index);
+    setEntry(viewOf(bytes), index, 0, 0);
   }
-  if (dropped.length === 0) return;
-  const table = new Uint8Array(refcounts.table.buffer, refcounts.table.byteOffset, refcounts.table.byteLength);
-  yield* wait(file.write(header.refcountTableOffset, table));
+  if (unused.length === 0) return;
+  yield* wait(file.write(header.refcountTableOffset, bytes));
   yield* wait(file.flush());
-  for (const offset of dropped) yield* releaseBlock(image, offset);
+  for (const index of unused) yield* releaseBlock(image, index);
   yield* refcounts.cache.writeBack();
 }
 
-function* loadBlock(image: Qcow2Image, offset: number): Steps<Uint8Array> {
-  if (offset % image.geometry.clusterSize !== 0) {
+/** Whether a refcount block holds only zeroes, apart from its own count. */
+function* countsNothing(image: Qcow2Image, index: number): Steps<boolean> {
+  const { refcounts, geometry: { clusterSize, refcountOrder } } = image;
+  const offset = refcounts.blockOffset(index);
+  if (offset % clusterSize !== 0) {
     throw image.signalCorruption(`Cannot get entry from refcount block cache: Offset ${hex(offset)} is unaligned`, { fatal: true });
   }
-  return (yield* image.refcounts.cache.load(offset)).bytes;
-}
-
-function* countsNothing(image: Qcow2Image, block: Uint8Array, index: number, except: number | undefined): Steps<boolean> {
-  if (except === undefined) return block.every((byte) => byte === 0);
-  const { refcounts } = image;
+  const { bytes } = yield* refcounts.cache.load(offset);
+  const own = offset / clusterSize - index * refcounts.perBlock;
   for (let at = 0; at < refcounts.perBlock; at++) {
-    if (at !== except && (yield* refcounts.get(index * refcounts.perBlock + at)) !== 0) return false;
+    if (at !== own && readRefcount(bytes, at, refcountOrder) !== 0) return false;
   }
   return true;
 }
 
-/** Refcount of a refcount block, which some block must hold. */
-function* coveringRefcount(image: Qcow2Image, offset: number): Steps<number> {
-  const { refcounts, geometry: { clusterSize } } = image;
-  const index = Math.floor(offset / clusterSize / refcounts.perBlock);
-  if (index >= refcounts.tableSize || refcounts.blockOffset(index) === 0) {
+/** Frees the cluster of a refcount block that is not in the table on disk any more, and takes it out of the table in memory. */
+function* releaseBlock(image: Qcow2Image, index: number): Steps<void> {
+  const { refcounts, metadata, geometry: { clusterSize } } = image;
+  const offset = refcounts.blockOffset(index);
+  const cluster = offset / clusterSize;
+  if (refcounts.blockOffset(Math.floor(cluster / refcounts.perBlock)) === 0) {
     throw image.signalCorruption(`Refblock at ${hex(offset)} is not covered by the refcount structures`, { fatal: true, offset, length: clusterSize });
   }
-  return yield* refcounts.get(offset / clusterSize);
-}
-
-/** Frees the cluster of a block that is no longer in the table; it may have been the one that counted itself. */
-function* releaseBlock(image: Qcow2Image, offset: number): Steps<void> {
-  const { refcounts, geometry: { clusterSize } } = image;
-  image.forgetTables(offset, clusterSize);
-  if (refcounts.blockOffset(Math.floor(offset / clusterSize / refcounts.perBlock)) !== 0) yield* refcounts.update(offset, clusterSize, -1, 'other');
+  const refcount = yield* refcounts.get(cluster);
+  if (refcount !== 1) {
+    const covering = refcounts.blockOffset(Math.floor(cluster / refcounts.perBlock));
+    throw image.signalCorruption(`Invalid refcount: refblock offset ${hex(covering)}, reftable index ${Math.floor(cluster / refcounts.perBlock)}, `
+      + `block offset ${hex(offset)}, refcount ${hex(refcount)}`, { fatal: true, offset, length: clusterSize });
+  }
+  yield* refcounts.update(offset, clusterSize, -1, 'other');
+  setEntry(refcounts.table, index, 0, 0);
+  refcounts.cache.drop(offset, clusterSize);
+  metadata.remove(Structure.REFCOUNT_BLOCK, offset, clusterSize);
 }
 
 async function grow(parts: ResizeParts, size: number, options: ResizeOptions): Promise<void> {

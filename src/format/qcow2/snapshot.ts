@@ -35,7 +35,7 @@ export class Qcow2Snapshots implements SnapshotFacet {
     const { entries } = image.snapshots;
     if (entries.length >= maxSnapshots) throw systemError(Errno.EFBIG);
     const id = snapshot.id ?? String(Math.max(0, ...entries.map((entry) => Number.parseInt(entry.id, 10) || 0)) + 1);
-    if (entries.some((entry) => untilNul(entry.id) === id)) throw systemError(Errno.EEXIST);
+    if (entries.some((entry) => entry.id === id)) throw systemError(Errno.EEXIST);
     const date = (snapshot.date ?? new Date()).getTime();
     const entry: SnapshotEntry = {
       l1Offset: 0, l1Size: image.header.l1Size, id, name: snapshot.name, dateSec: Math.floor(date / 1000), dateNsec: (date % 1000) * 1e6,
@@ -70,7 +70,7 @@ export class Qcow2Snapshots implements SnapshotFacet {
   }
 
   #find(id: string): SnapshotEntry {
-    const entry = this.#image.snapshots.entries.find((candidate) => untilNul(candidate.id) === id);
+    const entry = this.#image.snapshots.entries.find((candidate) => candidate.id === id);
     if (entry === undefined) throw new BlockError('NOT_FOUND', "Can't find snapshot", { errno: Errno.ENOENT });
     return entry;
   }
@@ -140,18 +140,12 @@ export class Qcow2Snapshots implements SnapshotFacet {
   }
 }
 
-/** Names may be padded. */
-function untilNul(text: string): string {
-  return text.split('\0', 1)[0]!;
-}
-
 function copyOf(view: DataView): Uint8Array {
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength).slice();
 }
 
 function describe(entry: SnapshotEntry, size: number): InternalSnapshot {
-  const [id, name] = [untilNul(entry.id), untilNul(entry.name)];
-  const { vmStateSize, dateSec, dateNsec, vmClockNs, icount } = entry;
+  const { id, name, vmStateSize, dateSec, dateNsec, vmClockNs, icount } = entry;
   return { id, name, vmStateSize, diskSize: entry.diskSize ?? size, dateSec, dateNsec, vmClockNs, ...(icount !== undefined && { icount }) };
 }
 

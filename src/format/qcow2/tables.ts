@@ -116,9 +116,9 @@ export function maxCompressedOffset(clusterBits: number): number {
   return Math.min(2 ** (70 - clusterBits) - 1, Number.MAX_SAFE_INTEGER);
 }
 
-/** Largest value a refcount of 2^order bits can hold (as a double for 64 bits). */
+/** Largest refcount of 2^order bits that is dealt with (64 bits could hold more, which no honest image does). */
 export function maxRefcount(order: number): number {
-  return order === 6 ? 2 ** 64 - 1 : 2 ** (1 << order) - 1;
+  return order === 6 ? Number.MAX_SAFE_INTEGER : 2 ** (1 << order) - 1;
 }
 
 /** Refcount number `index` of a refcount block. Values beyond 2^53 (64-bit refcounts) come out rounded. */
@@ -231,7 +231,8 @@ export function parseSnapshotEntry(bytes: Uint8Array, position: number): { entry
   const extra = position + snapshotFixedSize;
   const end = extra + extraSize + idSize + nameSize;
   if (bytes.length < end) return undefined;
-  const text = (start: number, length: number): string => decoder.decode(bytes.subarray(start, start + length));
+  // Names may be padded with zeroes.
+  const text = (start: number, length: number): string => decoder.decode(bytes.subarray(start, start + length)).split('\0', 1)[0]!;
   const icount = extraSize >= 24 ? view.getBigUint64(extra + 16) : noIcount;
   const entry: SnapshotEntry = {
     l1Offset: readU64(view, position),
