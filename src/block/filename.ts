@@ -37,7 +37,6 @@ function plainFilename(node: BlockNode): string | undefined {
   if (own !== undefined) return own;
   if (node.driver.kind !== 'format' || strongOptions(node).length > 0) return undefined;
   for (const [name, child] of node.children) {
-    if (name !== 'file' && child.role !== 'cow' && !node.implicit.has(name)) return undefined;
     if (child.role === 'cow' && !node.implicit.has(name)) return undefined;
   }
   if (node.detached) return undefined;

@@ -605,6 +605,7 @@ function coerceAll(driver: BlockDriver, options: Record<string, unknown>, own: I
     if (value === undefined) continue;
     const field = fields[key] ?? fields[Object.keys(fields).find((name) => name.startsWith(`${key}.`)) ?? ''];
     if (!field) {
+      if (driver.children[key.split('.')[0]!]) throw new BlockError('INVALID_ARGUMENT', 'Cannot reference an existing block device with additional options or a new filename');
       throw new BlockError('INVALID_ARGUMENT', driver.kind === 'protocol' || driver.protocolPrefixes
         ? `Block protocol '${driver.name}' doesn't support the option '${key}'`
         : `Block format '${driver.name}' does not support the option '${key}'`);

@@ -33,8 +33,8 @@ describe('nestOptions', () => {
   it('merges a dictionary with dotted keys beside it', () => {
     expect(nestOptions({ 'file.driver': 'file', file: { filename: 'f' } })).toEqual({ file: { driver: 'file', filename: 'f' } });
   });
-  it('refuses a key used as a value and as a dictionary', () => {
-    expect(() => nestOptions({ file: 'a', 'file.driver': 'file' })).toThrow('Cannot reference an existing block device');
+  it('leaves a dotted key alone where a plain value is in the way', () => {
+    expect(nestOptions({ file: 'a', 'file.driver': 'file' })).toEqual({ file: 'a', 'file.driver': 'file' });
   });
   it('is undone by flattenOptions', () => {
     const nested = { driver: 'raw', file: { driver: 'file', list: ['a', { b: 1 }], none: null } };

@@ -60,27 +60,31 @@ export function escapeCommas(value: string): string { return value.replaceAll(',
 
 /**
  * Turns dotted keys into nested dictionaries, and dictionaries whose keys are 0…n-1 into lists. Nested input is kept and merged.
- * @throws BlockError INVALID_ARGUMENT where a key is used both ways
+ * Where a key is used both ways, the dotted one stays as it is.
  */
 export function nestOptions(flat: Readonly<Record<string, QValue>>): Options {
   const root: Options = {};
   for (const [key, value] of Object.entries(flat)) {
-    const parts = key.split('.');
-    const last = parts.pop()!;
-    let place = root;
-    for (const part of parts) {
-      const next = Object.hasOwn(place, part) ? place[part] : undefined;
-      if (next === undefined) place = setOwn(place, part, {});
-      else if (isDictionary(next)) place = next;
-      else throw new BlockError('INVALID_ARGUMENT', 'Cannot reference an existing block device with additional options or a new filename');
-    }
-    const old = Object.hasOwn(place, last) ? place[last] : undefined;
     const fresh = isDictionary(value) ? nestOptions(value) : value;
-    if (old === undefined) setOwn(place, last, fresh);
-    else if (isDictionary(old) && isDictionary(fresh)) Object.assign(old, fresh);
-    else throw new BlockError('INVALID_ARGUMENT', 'Cannot reference an existing block device with additional options or a new filename');
+    if (!place(root, key.split('.'), fresh)) setOwn(root, key, fresh);
   }
   return listify(root) as Options;
+}
+
+/** Puts a value at a path; false where a plain value is in the way. */
+function place(root: Options, path: string[], value: QValue): boolean {
+  const last = path.pop()!;
+  let parent = root;
+  for (const part of path) {
+    const next = Object.hasOwn(parent, part) ? parent[part] : setOwn(parent, part, {});
+    if (!isDictionary(next)) return false;
+    parent = next;
+  }
+  const old = Object.hasOwn(parent, last) ? parent[last] : undefined;
+  if (old === undefined) setOwn(parent, last, value);
+  else if (isDictionary(old) && isDictionary(value)) Object.assign(old, value);
+  else return false;
+  return true;
 }
 
 function setOwn<T extends QValue>(place: Options, key: string, value: T): T {

@@ -162,7 +162,7 @@ export class Qcow2Ops extends MappedFormat {
 
   override async reopen({ readOnly, options }: { readonly readOnly: boolean; readonly options?: Qcow2OpenOptions }): Promise<void> {
     const { image } = this;
-    if (options !== undefined) await this.#change({ ...this.#options, ...options });
+    if (options !== undefined) await this.#change({ ...lasting(this.#options), ...options });
     if (readOnly === image.readOnly) return;
     if (readOnly) await this.#settle();
     image.readOnly = readOnly;
@@ -193,3 +193,8 @@ const writable: Capabilities = Object.freeze({
   write: true, writeFlags: Req.COMPRESSED, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'any', growsOnWrite: false,
 });
 const readOnly: Capabilities = Object.freeze({ ...writable, write: false, discard: false, resize: 'none' });
+
+/** Options that go on to hold when others change; sizes of caches are chosen anew each time. */
+function lasting({ 'cache-size': _combined, 'l2-cache-size': _l2, 'refcount-cache-size': _refcount, 'overlap-check.template': _template, ...rest }: Qcow2OpenOptions): Qcow2OpenOptions {
+  return rest;
+}

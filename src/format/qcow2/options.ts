@@ -14,6 +14,8 @@ export interface Qcow2OpenOptions {
   readonly 'discard-no-unref'?: boolean;
   /** The name of a template, or which structures to guard: {template, 'active-l2': true, …}. */
   readonly 'overlap-check'?: OptionValue;
+  /** Given beside a plain overlap-check it must agree. */
+  readonly 'overlap-check.template'?: string;
   readonly 'cache-size'?: number;
   readonly 'l2-cache-size'?: number;
   readonly 'l2-cache-entry-size'?: number;
@@ -30,6 +32,7 @@ export const openOptions: OptionSchema<Qcow2OpenOptions> = {
   'pass-discard-other': { type: 'boolean', strong: false, mutable: true, help: 'Generate discard requests when other clusters are freed' },
   'discard-no-unref': { type: 'boolean', strong: false, mutable: true, help: 'Do not unreference discarded clusters' },
   'overlap-check': { type: 'any', strong: false, mutable: true, help: 'Structures that no write may hit: none, constant, cached, all, or chosen one by one' },
+  'overlap-check.template': { type: 'string', strong: false, mutable: true },
   'cache-size': { type: 'size', strong: false, mutable: true, help: 'Maximum combined metadata (L2 tables and refcount blocks) cache size' },
   'l2-cache-size': { type: 'size', strong: false, mutable: true, help: 'Maximum L2 table cache size' },
   'l2-cache-entry-size': { type: 'size', strong: false, mutable: true, help: 'Size of each entry in the L2 cache' },
@@ -53,6 +56,10 @@ export function cleanInterval(options: Qcow2OpenOptions): number {
 /** @throws BlockError INVALID_ARGUMENT with the peer's texts */
 export function settingsOf(options: Qcow2OpenOptions, header: Qcow2Header): ImageSettings {
   const caches = cacheSizes(options, header);
+  const template = options['overlap-check.template'];
+  if (template !== undefined && template !== options['overlap-check']) {
+    throw bad(`Conflicting values for qcow2 options 'overlap-check' ('${String(options['overlap-check'])}') and 'overlap-check.template' ('${template}')`);
+  }
   const overlapCheck = overlapMask(options['overlap-check'] ?? 'cached');
   const lazyRefcounts = options['lazy-refcounts'] ?? (header.compatible & 1n) !== 0n;
   if (lazyRefcounts && header.version < 3) throw bad('Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level');
