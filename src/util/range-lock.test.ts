@@ -1,38 +1,52 @@
 import { describe, expect, it } from 'vitest';
 import { isPromise } from './maybe.js';
-import { RangeLock } from './range-lock.js';
+import { RangeLock, type RangeHold } from './range-lock.js';
 
-const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+/** Acquires and says at once whether it had to wait. */
+function take(lock: RangeLock, start: number, end: number, mode: 'shared' | 'exclusive' = 'exclusive'): { waits: boolean; hold: Promise<RangeHold> } {
+  const hold = lock.acquire(start, end, mode);
+  return { waits: isPromise(hold), hold: Promise.resolve(hold) };
+}
 
 describe('RangeLock', () => {
-  it('grants at once what nothing stands in the way of', () => {
+  it('grants what does not conflict at once', () => {
     const lock = new RangeLock();
-    expect(isPromise(lock.acquire(0, 10, 'shared'))).toBe(false);
-    expect(isPromise(lock.acquire(5, 15, 'shared'))).toBe(false);
-    expect(isPromise(lock.acquire(15, 20, 'exclusive'))).toBe(false);
-    expect(lock.isFree(9, 16, 'shared')).toBe(false);
-    expect(lock.isFree(0, 15, 'shared')).toBe(true);
-    expect(lock.isFree(0, 1, 'exclusive')).toBe(false);
+    expect(take(lock, 0, 10, 'shared').waits).toBe(false);
+    expect(take(lock, 5, 15, 'shared').waits).toBe(false);
+    expect(take(lock, 15, 20).waits).toBe(false);
+    expect(take(lock, 19, 30, 'shared').waits).toBe(true);
   });
 
-  it('lets conflicting holders through in order of arrival, and nobody past a waiter', async () => {
+  it('lets nobody overtake a waiter it conflicts with, so that no one starves', async () => {
     const lock = new RangeLock();
+    const first = take(lock, 0, 10);
+    const second = take(lock, 5, 20);
+    const third = take(lock, 15, 30);
+    expect([first.waits, second.waits, third.waits]).toEqual([false, true, true]);
     const order: string[] = [];
-    let end!: () => void;
-    const first = lock.withLock(0, 10, 'shared', () => new Promise<void>((resolve) => { end = resolve; }));
-    const second = lock.withLock(0, 10, 'exclusive', async () => { order.push('second'); await settle(); });
-    const third = lock.withLock(0, 10, 'shared', () => { order.push('third'); });
-    const beside = lock.withLock(10, 20, 'exclusive', () => { order.push('beside'); });
-    expect(isPromise(beside)).toBe(false);
-    await settle();
-    expect(order).toEqual(['beside']);
-    end();
-    await Promise.all([first, second, third]);
-    expect(order).toEqual(['beside', 'second', 'third']);
+    void second.hold.then((hold) => { order.push('second'); lock.release(hold); });
+    void third.hold.then((hold) => { order.push('third'); lock.release(hold); });
+    lock.release(await first.hold);
+    await third.hold;
+    await Promise.resolve();
+    expect(order).toEqual(['second', 'third']);
     expect(lock.idle).toBe(true);
   });
 
-  it('is released by failures, thrown or rejected', async () => {
+  it('lets waiters be overtaken when unfair: only holders are waited for', async () => {
+    const lock = new RangeLock({ fair: false });
+    const first = take(lock, 0, 10);
+    const second = take(lock, 5, 20);
+    const third = take(lock, 15, 30);
+    expect([first.waits, second.waits, third.waits]).toEqual([false, true, false]);
+    lock.release(await first.hold);
+    expect(lock.isFree(5, 10, 'exclusive')).toBe(true);
+    lock.release(await third.hold);
+    lock.release(await second.hold);
+    expect(lock.idle).toBe(true);
+  });
+
+  it('releases when the request fails, now or later', async () => {
     const lock = new RangeLock();
     expect(() => lock.withLock(0, 1, 'exclusive', () => { throw new Error('now'); })).toThrow('now');
     await expect(lock.withLock(0, 1, 'exclusive', () => Promise.reject(new Error('later')))).rejects.toThrow('later');
