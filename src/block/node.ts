@@ -168,7 +168,11 @@ export class BlockNode {
 
   /** Grows to at least `size` as an ordinary request; never shrinks, never drains. */
   async grow(size: number): Promise<void> {
-    if (size > this.size) await this.resize(size, { preallocation: 'off', exact: false, zeroNew: false });
+    if (size <= this.size) return;
+    await this.resize(size, { preallocation: 'off', exact: false, zeroNew: false }).catch((error: unknown) => {
+      // a layer of fixed size is full
+      throw error instanceof BlockError && error.code === 'NOT_SUPPORTED' ? systemError(Errno.ENOSPC, { node: this.name, op: 'write' }, undefined, error) : error;
+    });
   }
 
   #readSlowly(offset: number, target: Uint8Array, flags: number): MaybePromise<void> {

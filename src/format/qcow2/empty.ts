@@ -10,7 +10,12 @@ export async function emptyImage(image: Qcow2Image, clusters: ClusterMap): Promi
   const l1Clusters = Math.ceil(image.header.l1Size * 8 / clusterSize);
   const fits = 3 + l1Clusters <= image.refcounts.perBlock;
   if (image.header.version >= 3 && image.snapshots.entries.length === 0 && image.header.bitmaps === undefined && fits && !external) {
-    await image.exclusive(() => run(startOver(image, l1Clusters)));
+    try {
+      await image.exclusive(() => run(startOver(image, l1Clusters)));
+    } catch (error) {
+      image.abandon();
+      throw error;
+    }
     return;
   }
   for (let index = 0; index < image.header.l1Size; index++) {

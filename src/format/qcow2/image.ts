@@ -282,6 +282,11 @@ export class Qcow2Image {
     yield* wait(this.file.flush());
   }
 
+  /** Nothing more is read or written: what is in memory is not what the file holds. The dirty bit lets the next writer mend it. */
+  abandon(): void {
+    this.#dead = true;
+  }
+
   /** Brings everything to the disk for the last time, as far as possible. What failed is reported, and the first failure thrown. */
   *shutDown(): Steps<void> {
     yield* wait(this.#marking);
