@@ -27,3 +27,8 @@ export class BlockPool {
     if (block.bytes.length === BLOCK_SIZE && this.#free.length < KEPT_BLOCKS) this.#free.push(block);
   }
 }
+
+/** A view that costs less than subarray(). */
+export function viewOf(bytes: Uint8Array, at: number, length: number): Uint8Array {
+  return new Uint8Array(bytes.buffer, bytes.byteOffset + at, length);
+}

@@ -3,17 +3,18 @@
  * sockets made with the option, so the accepted socket's handle moves into a new one. Where there is no such handle (TLS, other
  * runtimes), bytes are copied from 'data' events.
  */
+import { writeSync } from 'node:fs';
 import { Socket, type SocketConstructorOpts } from 'node:net';
 import type { Transmission } from './transmission.js';
 
-interface Handle { readonly useUserBuffer?: unknown }
+interface Handle { readonly useUserBuffer?: unknown; readonly fd?: number }
 
 /** Moves a socket from paused mode, in which its handshake read it, to a transmission; returns the socket to use from now on. */
 export function takeOver(accepted: Socket, transmission: Transmission): Socket {
   const early = accepted.read() as Buffer | null;
   const handle = accepted.constructor === Socket ? (accepted as unknown as { _handle?: Handle | null })._handle : undefined;
   const socket = handle && typeof handle.useUserBuffer === 'function' ? moveHandle(accepted, handle, transmission) : accepted;
-  const intake = new Intake(socket, transmission, socket === accepted);
+  const intake = new Intake(socket, transmission, socket === accepted, handle?.fd !== undefined && handle.fd >= 0 ? handle.fd : undefined);
   transmission.connect(socket, intake);
   intake.start(early);
   return socket;
@@ -32,13 +33,15 @@ function moveHandle(accepted: Socket, handle: Handle, transmission: Transmission
 }
 
 class Intake {
+  readonly writeNow: ((bytes: Uint8Array) => number) | undefined;
   readonly #socket: Socket;
   readonly #transmission: Transmission;
   readonly #copies: boolean;
   /** Received and not yet accepted. */
   #rest: Uint8Array | undefined;
 
-  constructor(socket: Socket, transmission: Transmission, copies: boolean) {
+  constructor(socket: Socket, transmission: Transmission, copies: boolean, fd: number | undefined) {
+    if (fd !== undefined) this.writeNow = (bytes) => (socket.destroyed ? 0 : writeToSocket(fd, bytes));
     this.#socket = socket;
     this.#transmission = transmission;
     this.#copies = copies;
@@ -75,5 +78,14 @@ class Intake {
       }
     }
     return true;
+  }
+}
+
+/** Bytes a non-blocking socket takes now; a failure is left for the stream to meet. */
+function writeToSocket(fd: number, bytes: Uint8Array): number {
+  try {
+    return writeSync(fd, bytes);
+  } catch {
+    return 0;
   }
 }

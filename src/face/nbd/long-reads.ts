@@ -2,6 +2,7 @@
 import type { BlockBackend } from '../../block/child.js';
 import { andThen, isPromise, loop, type MaybePromise } from '../../util/maybe.js';
 import { ReplyFlag } from '../../wire/nbd/constants.js';
+import { viewOf } from './buffers.js';
 import type { Cookie, Replies } from './replies.js';
 
 const PIECE = 128 * 1024;
@@ -123,9 +124,4 @@ export class LongReads {
       return failed(error);
     }
   }
-}
-
-/** A view that costs less than subarray(). */
-export function viewOf(bytes: Uint8Array, at: number, length: number): Uint8Array {
-  return new Uint8Array(bytes.buffer, bytes.byteOffset + at, length);
 }

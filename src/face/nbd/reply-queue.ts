@@ -3,9 +3,9 @@
  * did not complete at once are taken out of the block and join the queue when they do.
  */
 import type { Writable } from 'node:stream';
-import { BLOCK_SIZE, type Block, type BlockPool } from './buffers.js';
+import { BLOCK_SIZE, viewOf, type Block, type BlockPool } from './buffers.js';
 
-interface Segment { readonly block: Block; readonly from: number; to: number }
+interface Segment { readonly block: Block; from: number; to: number }
 
 export class ReplyQueue {
   /** Bytes committed and not yet taken by the kernel. */
@@ -14,6 +14,7 @@ export class ReplyQueue {
   unsent = 0;
   readonly #pool: BlockPool;
   #sink: Writable | undefined;
+  #writeNow: ((bytes: Uint8Array) => number) | undefined;
   readonly #drained: () => void;
   #block: Block;
   #from = 0;
@@ -37,8 +38,10 @@ export class ReplyQueue {
     this.#block = pool.take();
   }
 
-  connect(sink: Writable): void {
+  /** @param writeNow hands bytes to the kernel at once and returns how many it took; without it all goes through the stream */
+  connect(sink: Writable, writeNow: ((bytes: Uint8Array) => number) | undefined): void {
     this.#sink = sink;
+    this.#writeNow = writeNow;
   }
 
   /** The block in which {@link claim} gives positions. */
@@ -88,17 +91,31 @@ export class ReplyQueue {
     this.#release(block);
   }
 
-  /** Hands everything committed to the socket. */
+  /** Hands everything committed to the socket. What the kernel takes at once leaves its block free for the next replies. */
   send(): void {
     this.#seal();
-    const ready = this.#ready;
     const sink = this.#sink;
-    if (ready.length === 0 || sink === undefined) return;
+    if (this.#ready.length === 0 || sink === undefined) return;
+    const ready = this.#ready;
     this.#ready = [];
     this.unsent = 0;
-    const several = ready.length > 1;
+    let first = 0;
+    if (this.#writeNow !== undefined && sink.writableLength === 0) {
+      for (; first < ready.length; first++) {
+        const segment = ready[first]!;
+        const length = segment.to - segment.from;
+        const written = this.#writeNow(viewOf(segment.block.bytes, segment.from, length));
+        this.queued -= written;
+        segment.from += written;
+        if (written < length) break;
+        this.#release(segment.block);
+      }
+    }
+    if (first === ready.length) return;
+    const several = ready.length - first > 1;
     if (several) sink.cork();
-    for (const segment of ready) {
+    for (; first < ready.length; first++) {
+      const segment = ready[first]!;
       this.#inSocket.push(segment);
       sink.write(segment.block.bytes.subarray(segment.from, segment.to), this.#onWritten);
     }

@@ -11,10 +11,10 @@ import { always, andThen, isPromise, loop, type MaybePromise } from '../../util/
 import { Command, CommandFlag, MAX_PAYLOAD, NbdErrno, ReplyFlag, Size } from '../../wire/nbd/constants.js';
 import { decodeRequest, decodeStatusFilter, emptyRequest, type Request } from '../../wire/nbd/transmission.js';
 import { statusExtents, type NegotiatedContext } from './block-status.js';
-import type { BlockPool } from './buffers.js';
+import { viewOf, type BlockPool } from './buffers.js';
 import { errorText, wireError } from './errors.js';
 import type { NbdExport } from './exports.js';
-import { LongReads, viewOf } from './long-reads.js';
+import { LongReads } from './long-reads.js';
 import { ReceiveBuffer } from './receive-buffer.js';
 import { Replies, cookieOf, type Cookie } from './replies.js';
 import { ReplyQueue } from './reply-queue.js';
@@ -28,7 +28,11 @@ export interface Session {
 }
 
 /** The socket's input side, as far as the transmission steers it. */
-export interface Intake { resume(): void }
+export interface Intake {
+  resume(): void;
+  /** Hands bytes to the kernel at once and returns how many it took; undefined where the socket has no such way. */
+  readonly writeNow: ((bytes: Uint8Array) => number) | undefined;
+}
 
 /** Replies are handed to the socket when this much is ready, and no request is taken while more than MAX_QUEUED waits there. */
 const SEND_AT = 128 * 1024;
@@ -109,7 +113,7 @@ export class Transmission {
   /** Where replies go, and the input to resume after {@link received} answered false. */
   connect(sink: Duplex, intake: Intake): void {
     this.#sink = sink;
-    this.#queue.connect(sink);
+    this.#queue.connect(sink, intake.writeNow);
     this.#intake = intake;
   }
 
