@@ -10,10 +10,10 @@ import { CopyPlan, type CopySegment, type CopySource } from './copy-plan.js';
 import { RatePacer } from './pacer.js';
 
 const sector = 512;
-/** Progress and errors speak of chunks of this size, as the peer's do. */
-const chunkBytes = 2 << 20;
-/** Read, then written: little enough to stay in a core's cache between the two. */
-const pieceBytes = 256 << 10;
+/** Largest piece that is read, then written: progress and errors speak of them, as the peer's do. */
+const pieceBytes = 2 << 20;
+/** Pieces under way where reading never waits: one is written, one read, one ready. More would only leave the processor's cache. */
+const parallelInMemory = 3;
 const turnMs = 50;
 
 export interface CopyControl {
@@ -62,12 +62,8 @@ function allowBackgroundWrites(node: BlockNode): void {
   else for (const child of node.children.values()) if (child.role !== 'cow') allowBackgroundWrites(child.node);
 }
 
-/** A part of a segment with room in memory for it. */
-interface Piece extends CopySegment {
-  /** Start of the chunk it belongs to, for progress and errors. */
-  readonly chunk: number;
-  readonly ticket: number;
-}
+/** A segment, or as much of it as is copied at a time. */
+interface Piece extends CopySegment { readonly ticket: number }
 
 /**
  * Pieces are started one after the other. Where nothing waits, one is done before the next begins, and they all use the same
@@ -82,7 +78,7 @@ class Copy {
   readonly #order = new WriteOrder();
   readonly #buffers: Uint8Array[] = [];
   readonly #underWay = new Set<Promise<void>>();
-  #chunk: CopySegment | undefined;
+  #readsWait = false;
   #next = 0;
   #done = 0;
   #total = 0;
@@ -105,7 +101,7 @@ class Copy {
         const piece = isPromise(taken) ? await taken : taken;
         if (piece === undefined) break;
         this.#start(piece);
-        if (this.#underWay.size >= this.#control.parallel) await Promise.race(this.#underWay);
+        if (this.#underWay.size >= this.#most) await Promise.race(this.#underWay);
         else if (this.#underWay.size > 0 || performance.now() - this.#lastTurn > turnMs) await this.#turn();
         if (this.#control.rate) await this.#pacer.spent(this.#isWork(piece.kind) ? piece.length : 0);
       }
@@ -114,6 +110,11 @@ class Copy {
     }
     await Promise.all(this.#underWay);
     if (this.#failure !== undefined) throw this.#failure.error;
+  }
+
+  /** Pieces that may be under way at a time. */
+  get #most(): number {
+    return this.#readsWait ? this.#control.parallel : Math.min(this.#control.parallel, parallelInMemory);
   }
 
   /** Others get their turn: signals, timers, and what has been waited for. */
@@ -155,21 +156,13 @@ class Copy {
   }
 
   *#take(): Steps<Piece | undefined> {
-    const offset = this.#next;
-    if (offset >= this.#plan.size) return undefined;
-    let chunk = this.#chunk;
-    if (chunk === undefined || offset === chunk.offset + chunk.length) {
-      const segment = yield* this.#plan.segment(offset, this.#plan.size);
-      const isWork = this.#isWork(segment.kind);
-      this.#chunk = chunk = { ...segment, length: isWork ? Math.min(segment.length, chunkBytes) : segment.length };
-      if (isWork) this.#control.progress?.(this.#done += chunk.length, this.#total);
-    }
-    const skipped = offset - chunk.offset;
-    const left = chunk.length - skipped;
-    const length = this.#isWork(chunk.kind) ? Math.min(left, this.#pieceBytes - (offset % this.#pieceBytes)) : left;
+    if (this.#next >= this.#plan.size) return undefined;
+    const segment = yield* this.#plan.segment(this.#next, this.#plan.size);
+    const isWork = this.#isWork(segment.kind);
+    const length = isWork ? Math.min(segment.length, this.#pieceBytes) : segment.length;
     this.#next += length;
-    const host = chunk.host && { node: chunk.host.node, offset: chunk.host.offset + skipped };
-    return { kind: chunk.kind, offset, length, host, chunk: chunk.offset, ticket: this.#order.ticket() };
+    if (isWork) this.#control.progress?.(this.#done += length, this.#total);
+    return { ...segment, length, ticket: this.#order.ticket() };
   }
 
   *#copyPiece(piece: Piece): Steps<void> {
@@ -201,12 +194,14 @@ class Copy {
     yield* wait(written);
   }
 
-  *#read({ offset, chunk }: Piece, target: Uint8Array): Steps<void> {
+  *#read({ offset }: Piece, target: Uint8Array): Steps<void> {
     try {
-      yield* this.#plan.read(offset, target);
+      const read = run(this.#plan.read(offset, target));
+      this.#readsWait ||= isPromise(read);
+      yield* wait(read);
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
-      if (!this.#control.salvage) throw placed(error, `error while reading at byte ${chunk}`);
+      if (!this.#control.salvage) throw placed(error, `error while reading at byte ${offset}`);
       yield* this.#salvage(offset, target);
     }
   }
@@ -225,7 +220,7 @@ class Copy {
     }
   }
 
-  *#write({ kind, offset, length, chunk }: Piece, buffer: Uint8Array | undefined): Steps<void> {
+  *#write({ kind, offset, length }: Piece, buffer: Uint8Array | undefined): Steps<void> {
     const { compressedCluster, minSparse } = this.#control;
     try {
       if (kind === 'backing') return;
@@ -234,7 +229,7 @@ class Copy {
       else if (minSparse === 0) yield* wait(this.#target.write(offset, buffer));
       else yield* wait(together(this.#sparseWrites(offset, buffer)));
     } catch (error) {
-      throw error instanceof BlockError ? placed(error, `error while writing at byte ${chunk}`) : error;
+      throw error instanceof BlockError ? placed(error, `error while writing at byte ${offset}`) : error;
     }
   }
 
@@ -253,10 +248,10 @@ class Copy {
     const unitEnd = (at: number): number => Math.min(buffer.length, at + unit - ((offset + at) % unit));
     for (let start = 0; start < buffer.length;) {
       let end = unitEnd(start);
-      const zero = isZero(buffer.subarray(start, end));
+      const zero = isZero(buffer, start, end);
       for (let next; end < buffer.length; end = next) {
         next = unitEnd(end);
-        if (isZero(buffer.subarray(end, next)) !== zero) break;
+        if (isZero(buffer, end, next) !== zero) break;
       }
       yield zero ? this.#zero(offset + start, end - start) : this.#target.write(offset + start, buffer.subarray(start, end));
       start = end;
@@ -268,14 +263,14 @@ class Copy {
   }
 
   /** False: the host cannot, and is not asked again for this piece. */
-  *#offloaded({ host, offset, length, chunk }: Piece): Steps<boolean> {
+  *#offloaded({ host, offset, length }: Piece): Steps<boolean> {
     const from = host?.node.facet('descriptor');
     const to = this.#target.node.facet('copyRange');
     if (from === undefined || to === undefined) return false;
     try {
       return yield* wait(to.copyFrom(from, host!.offset, offset, length));
     } catch (error) {
-      throw error instanceof BlockError ? placed(error, `error while writing at byte ${chunk}`) : error;
+      throw error instanceof BlockError ? placed(error, `error while writing at byte ${offset}`) : error;
     }
   }
 }

@@ -2,11 +2,10 @@
 
 const zeroes = Buffer.alloc(64 * 1024);
 
-/** Whether all bytes are zero. */
-export function isZero(bytes: Uint8Array): boolean {
-  if (bytes.length > 0 && bytes[0] !== 0) return false;
-  for (let at = 0; at < bytes.length; at += zeroes.length) {
-    const length = Math.min(zeroes.length, bytes.length - at);
+/** Whether all bytes of [start, end) are zero. */
+export function isZero(bytes: Uint8Array, start = 0, end = bytes.length): boolean {
+  for (let at = start; at < end; at += zeroes.length) {
+    const length = Math.min(zeroes.length, end - at);
     if (bytes[at] !== 0 || zeroes.compare(bytes, at, at + length, 0, length) !== 0) return false;
   }
   return true;

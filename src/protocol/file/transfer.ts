@@ -50,9 +50,8 @@ export class BufferedTransfer implements Transfer {
   #readNow: Attempt;
   readonly #writeNow: Attempt;
   readonly #pace: Pace | undefined;
-  /** One large write at a time is done on another thread, so that its sender can go on. */
+  /** Large writes are done on the thread pool, so that their sender can go on. */
   background = false;
-  #away = false;
 
   /** Without a pace every write is made at once: the file system lives in memory and has no device to wait for. */
   constructor(fd: number, native: Native | undefined, pace: Pace | undefined) {
@@ -71,10 +70,7 @@ export class BufferedTransfer implements Transfer {
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
-    if (this.background && !this.#away && source.length >= backgroundFrom) {
-      this.#away = true;
-      return writeLater(this.#fd, offset, source, 0).finally(() => { this.#away = false; });
-    }
+    if (this.background && source.length >= backgroundFrom) return writeLater(this.#fd, offset, source, 0);
     const start = this.#pace ? this.#pace.begin() : 0;
     if (start === undefined || source.length > longestHere) return writeLater(this.#fd, offset, source, 0);
     const count = this.#writeNow(this.#fd, source, offset);
