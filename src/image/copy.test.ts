@@ -137,7 +137,7 @@ describe('copyImages', () => {
     const source = await disk(6 << 20, new Uint8Array(6 << 20).fill(1));
     const target = await disk(6 << 20);
     target.ops.slow = true;
-    target.ops.fails = (op, offset) => op === 'write' && offset >= 5 << 20;
+    target.ops.fails = (op, offset, length) => op === 'write' && offset + length > 5 << 20;
     await expect(copyImages([{ image: source.image }], target.image, defaults)).rejects.toThrow('error while writing at byte 4194304: No space left on device');
     expect(target.ops.atOnce).toBe(0);
   });

@@ -82,7 +82,8 @@ class Copy {
   #next = 0;
   #done = 0;
   #total = 0;
-  #failure: { readonly error: unknown } | undefined;
+  /** The failure nearest to the start of the disk. */
+  #failure: { readonly error: unknown; readonly ticket: number } | undefined;
   #lastTurn = performance.now();
 
   constructor(plan: CopyPlan, target: BlockBackend, control: CopyControl) {
@@ -106,7 +107,7 @@ class Copy {
         if (this.#control.rate) await this.#pacer.spent(this.#isWork(piece.kind) ? piece.length : 0);
       }
     } catch (error) {
-      this.#fail(error);
+      this.#fail(error, Infinity);
     }
     await Promise.all(this.#underWay);
     if (this.#failure !== undefined) throw this.#failure.error;
@@ -124,8 +125,8 @@ class Copy {
     this.#lastTurn = performance.now();
   }
 
-  #fail(error: unknown): void {
-    this.#failure ??= { error };
+  #fail(error: unknown, ticket: number): void {
+    if (this.#failure === undefined || ticket < this.#failure.ticket) this.#failure = { error, ticket };
     this.#order.abandon();
   }
 
@@ -134,10 +135,10 @@ class Copy {
     try {
       done = run(this.#copyPiece(piece));
     } catch (error) {
-      return this.#fail(error);
+      return this.#fail(error, piece.ticket);
     }
     if (!isPromise(done)) return;
-    const waited: Promise<void> = done.catch((error: unknown) => this.#fail(error)).then(() => void this.#underWay.delete(waited));
+    const waited: Promise<void> = done.catch((error: unknown) => this.#fail(error, piece.ticket)).then(() => void this.#underWay.delete(waited));
     this.#underWay.add(waited);
   }
 
