@@ -52,7 +52,7 @@ describe('reopen', () => {
     expect(() => disk.write(0, new Uint8Array(1))).toThrow('Operation not permitted');
     await graph.reopen(disk.node, { readOnly: false });
     const writer = graph.attach(disk.node, { take: Perm.WRITE, share: Perm.ALL });
-    writer.write(0, new Uint8Array(1));
+    await writer.write(0, new Uint8Array(1));
     await expect(graph.reopen(disk.node, { readOnly: true })).rejects.toThrow('cannot support read-write users');
     await writer.close();
     await graph.reopen(disk.node, { readOnly: true });

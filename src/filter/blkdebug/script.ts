@@ -1,5 +1,6 @@
 /** What blkdebug's rules make of events and requests: no I/O. */
-import { BlockError, Errno, systemError } from '../../block/errors.js';
+import type { BlockError} from '../../block/errors.js';
+import { Errno, systemError } from '../../block/errors.js';
 import type { BlkdebugFacet } from '../../block/facets.js';
 import type { InjectRule, Rules } from './config.js';
 import { events, type RequestType } from './events.js';

@@ -20,11 +20,11 @@ describe('blkverify', () => {
     await using graph = graphOf();
     const copy = await graph.open({ driver: 'memory', size, 'node-name': 'copy' });
     const behind = graph.attach(copy, { take: 2, share: 15 });
-    behind.write(4100, new Uint8Array([9]));
+    await behind.write(4100, new Uint8Array([9]));
     await behind.close();
     const disk = await graph.openBackend({ driver: 'blkverify', test: { driver: 'memory', size }, raw: 'copy' });
-    disk.write(8192, new Uint8Array(512).fill(3));
-    disk.read(4608, new Uint8Array(8192));
+    await disk.write(8192, new Uint8Array(512).fill(3));
+    await disk.read(4608, new Uint8Array(8192));
     expect(() => disk.read(4096, new Uint8Array(512))).toThrow('blkverify: read offset=4096 bytes=512 contents mismatch at offset 4100');
   });
 

@@ -25,15 +25,15 @@ class Overlay extends FilterOps {
   override read(offset: number, target: Uint8Array): void {
     for (let at = 0; at < target.length; at += cluster) {
       const piece = target.subarray(at, at + cluster);
-      if (this.allocated.has(offset + at)) this.child.read(offset + at, piece);
-      else if (this.#backing) this.#backing.read(offset + at, piece);
+      if (this.allocated.has(offset + at)) void this.child.read(offset + at, piece);
+      else if (this.#backing) void this.#backing.read(offset + at, piece);
       else piece.fill(0);
     }
   }
   override write(offset: number, source: Uint8Array, flags: number): void {
     this.log.push(`${(flags & Req.UNCHANGED) !== 0 ? 'copy' : 'write'} ${offset / cluster}+${source.length / cluster}`);
     for (let at = 0; at < source.length; at += cluster) this.allocated.add(offset + at);
-    this.child.write(offset, source);
+    void this.child.write(offset, source);
   }
   override status(offset: number, length: number): LayerExtent {
     const own = this.allocated.has(offset);
@@ -63,7 +63,7 @@ describe('copy-on-read', () => {
   const chain = async (graph: BlockGraph, options: Record<string, unknown> = {}): Promise<{ top: Overlay; backend: BlockBackend }> => {
     const held = await graph.open({ ...disk, 'node-name': 'base' });
     const base = graph.attach(held, { take: 3, share: 15 });
-    base.write(0, new Uint8Array(16 * cluster).fill(7));
+    await base.write(0, new Uint8Array(16 * cluster).fill(7));
     await base.close();
     const backend = await graph.openBackend({
       driver: 'copy-on-read', file: { driver: 'overlay', file: disk, backing: { driver: 'overlay', 'node-name': 'middle', file: disk, backing: 'base' } }, ...options,

@@ -7,7 +7,7 @@ import { conformanceCases } from '../../testing/conformance.js';
 import { raw } from './index.js';
 
 /** A format known by its first byte, 'M'. */
-const marked: BlockDriver = { ...raw, name: 'marked', probe: (head) => (head[0] === 0x4d ? 100 : 0) } as BlockDriver;
+const marked: BlockDriver = { ...raw, name: 'marked', probe: (head) => (head[0] === 0x4d ? 100 : 0) };
 const graphOf = (warnings: string[] = []): BlockGraph => {
   const graph = new BlockGraph({ drivers: new DriverRegistry([memory, raw, marked]), gate: () => true });
   graph.onWarning = (line) => warnings.push(line);
@@ -34,9 +34,9 @@ describe('raw', () => {
     const whole = graph.attach(file, { take: 15, share: 15 });
     await graph.release(file);
     const part = await graph.openBackend({ driver: 'raw', offset: 512, size: 1024, file: file.name }, { share: 15 });
-    part.write(0, new Uint8Array(1024).fill(9));
+    await part.write(0, new Uint8Array(1024).fill(9));
     const seen = new Uint8Array(2048);
-    whole.read(0, seen);
+    await whole.read(0, seen);
     expect(seen.indexOf(9)).toBe(512);
     expect(seen.lastIndexOf(9)).toBe(1535);
     expect(() => part.write(1024, new Uint8Array(1))).toThrow('Input/output error');
@@ -57,10 +57,10 @@ describe('raw', () => {
     const odd = await graph.openBackend({ driver: 'raw', file: { driver: 'memory', size: 1000 } }, { take: 1 | 2 });
     expect(odd.size).toBe(1024);
     const target = new Uint8Array(1024).fill(1);
-    odd.read(0, target);
+    await odd.read(0, target);
     expect(target.every((byte) => byte === 0)).toBe(true);
-    odd.write(900, new Uint8Array(124).fill(5));
-    odd.read(0, target);
+    await odd.write(900, new Uint8Array(124).fill(5));
+    await odd.read(0, target);
     expect(target.lastIndexOf(5)).toBe(1023);
   });
 
@@ -75,8 +75,8 @@ describe('raw', () => {
       head[0] = 0x4d;
       expect(() => guessed.write(0, head)).toThrow('Operation not permitted');
       await expect((async () => guessed.write(0, head.subarray(0, 1)))()).rejects.toThrow('Operation not permitted');
-      guessed.write(512, head);
-      guessed.write(0, new Uint8Array(4096).fill(1));
+      await guessed.write(512, head);
+      await guessed.write(0, new Uint8Array(4096).fill(1));
       expect(graph.nodes.size).toBe(2);
     });
 
@@ -84,7 +84,7 @@ describe('raw', () => {
       const warnings: string[] = [];
       await using graph = graphOf(warnings);
       const named = await graph.openBackend({ driver: 'raw', file: disk });
-      named.write(0, new Uint8Array([0x4d]));
+      await named.write(0, new Uint8Array([0x4d]));
       expect(warnings).toEqual([]);
     });
   });

@@ -13,7 +13,7 @@ function start(session: Session, what: string, request: () => MaybePromise<void>
   try {
     result = request();
   } catch (error) {
-    result = Promise.reject(error as Error);
+    result = Promise.reject(error);
   }
   const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
   session.track(Promise.resolve(result).then(

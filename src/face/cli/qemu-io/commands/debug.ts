@@ -10,7 +10,7 @@ function blkdebugOf(top: BlockNode): Facets['blkdebug'] | undefined {
   for (let node: BlockNode | undefined = top; node !== undefined;) {
     const found = node.facet('blkdebug');
     if (found !== undefined) return found;
-    const { children } = node as BlockNode;
+    const { children } = node;
     node = (children.get('file') ?? children.get('image'))?.node;
   }
   return undefined;
