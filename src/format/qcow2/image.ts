@@ -70,7 +70,8 @@ export class Qcow2Image {
   #dead = false;
   #reportedHarmless = false;
   #marking: MaybePromise<void> = undefined;
-  #snapshotRanges: (readonly [structure: number, offset: number, length: number])[] = [];
+  /** Where metadata lies that {@link metadata} does not know by cluster: few and possibly long, or invented by a hostile image. */
+  #ranges: (readonly [structure: number, offset: number, length: number])[] = [];
   #inactiveTables: number[] = [];
   #inactiveStale = true;
 
@@ -104,27 +105,15 @@ export class Qcow2Image {
     return this.#snapshots;
   }
   set snapshots(table: SnapshotTable) {
-    for (const [structure, offset, length] of this.#snapshotRanges) this.metadata.remove(structure, offset, length);
     this.#snapshots = table;
-    this.#snapshotRanges = table.entries.map(({ l1Offset, l1Size }) => [Structure.INACTIVE_L1, l1Offset, l1Size * 8]);
-    if (table.size > 0) this.#snapshotRanges.push([Structure.SNAPSHOT_TABLE, this.header.snapshotsOffset, table.size]);
-    for (const [structure, offset, length] of this.#snapshotRanges) this.metadata.add(structure, offset, length);
+    this.#mapRanges();
     this.#inactiveStale = true;
   }
 
   /** Runs `request` while no allocation, no table update and no metadata flush runs beside it. Guest writes in place go on. */
   exclusive<T>(request: () => MaybePromise<T>): MaybePromise<T> {
-    return this.#mutex.run(() => andThen(request(), (result) => this.#needsCare ? andThen(run(this.#care()), () => result) : result));
-  }
-
-  get #needsCare(): boolean {
-    return this.l2.crowded || this.refcounts.crowded
-      || (this.#inactiveStale && (this.settings.overlapCheck & Structure.INACTIVE_L2) !== 0);
-  }
-
-  *#care(): Steps<void> {
-    if (this.#inactiveStale) yield* this.#mapInactiveL2();
-    if (this.l2.crowded || this.refcounts.crowded) yield* this.flushMetadata();
+    return this.#mutex.run(() => andThen(request(), (result) =>
+      this.l2.crowded || this.refcounts.crowded ? andThen(run(this.flushMetadata()), () => result) : result));
   }
 
   /** Changes settings of the open image. */
@@ -301,7 +290,8 @@ export class Qcow2Image {
         image.report(`Failed to flush the ${cache} cache: ${strerror(error instanceof BlockError ? error.errno : Errno.EIO)}`, 'error');
       }
     };
-    yield* attempt(this, 'L2 table', () => this.flushMetadata());
+    const pending = this.l2.dirtyCount > 0 || this.refcounts.hasReleases;
+    yield* attempt(this, 'L2 table', () => (pending ? this.flushMetadata() : nothing()));
     yield* attempt(this, 'refcount block', () => this.refcounts.cache.writeBack());
     if (failure !== undefined) throw failure;
     try {
@@ -336,18 +326,15 @@ export class Qcow2Image {
   *updateHeader(patch: Partial<Qcow2Header>): Steps<void> {
     const header = { ...this.header, ...patch };
     yield* wait(this.file.write(0, serialiseHeader(header)));
-    const old = this.header;
     this.header = header;
-    if (old.bitmaps !== header.bitmaps) {
-      if (old.bitmaps !== undefined) this.metadata.remove(Structure.BITMAP_DIRECTORY, old.bitmaps.directoryOffset, old.bitmaps.directorySize);
-      if (header.bitmaps !== undefined) this.metadata.add(Structure.BITMAP_DIRECTORY, header.bitmaps.directoryOffset, header.bitmaps.directorySize);
-    }
+    this.#mapRanges();
   }
 
   // -- Damage ------------------------------------------------------------------------------------------------------------------
 
   /** Writes metadata at a host offset after the overlap check; `allowed` names the structures that may lie there. */
   *writeMetadata(offset: number, bytes: Uint8Array, allowed = 0): Steps<void> {
+    if (this.#inactiveStale) yield* this.#mapInactiveL2();
     this.checkOverlap(offset, bytes.length, allowed);
     yield* wait(this.file.write(offset, bytes));
   }
@@ -355,7 +342,9 @@ export class Qcow2Image {
   /** Fails with the peer's message (and sets the corrupt bit) where a write to [offset, offset + length) would hit metadata. */
   checkOverlap(offset: number, length: number, allowed = 0): void {
     if (this.#dead) throw systemError(Errno.ENOMEDIUM);
-    const hit = this.metadata.find(offset, length) & this.settings.overlapCheck & ~allowed;
+    let hit = this.metadata.find(offset, length);
+    for (const [structure, start, bytes] of this.#ranges) if (start < offset + length && offset < start + bytes) hit |= structure;
+    hit &= this.settings.overlapCheck & ~allowed;
     if (hit === 0) return;
     throw this.signalCorruption(`Preventing invalid write on metadata (overlaps with ${structureName(hit)})`, { fatal: true, offset, length });
   }
@@ -365,9 +354,10 @@ export class Qcow2Image {
     const { clusterSize } = this.geometry;
     for (const offset of this.#inactiveTables) this.metadata.remove(Structure.INACTIVE_L2, offset, clusterSize);
     this.#inactiveTables = [];
-    this.#inactiveStale = false;
-    if ((this.settings.overlapCheck & Structure.INACTIVE_L2) === 0) return;
-    for (const { l1Offset, l1Size } of this.#snapshots.entries) {
+    const guarded = (this.settings.overlapCheck & Structure.INACTIVE_L2) !== 0;
+    for (const { l1Offset, l1Size } of guarded ? this.#snapshots.entries : []) {
+      if (l1Size * 8 > maxL1Bytes) throw systemError(Errno.EFBIG);
+      if (l1Offset % clusterSize !== 0) throw systemError(Errno.EINVAL);
       const bytes = new Uint8Array(l1Size * 8);
       const view = viewOf(bytes);
       yield* wait(this.file.read(l1Offset, bytes));
@@ -377,6 +367,15 @@ export class Qcow2Image {
       }
     }
     for (const offset of this.#inactiveTables) this.metadata.add(Structure.INACTIVE_L2, offset, clusterSize);
+    this.#inactiveStale = false;
+  }
+
+  #mapRanges(): void {
+    const { bitmaps, snapshotsOffset } = this.header;
+    const { entries, size } = this.#snapshots;
+    this.#ranges = entries.map(({ l1Offset, l1Size }) => [Structure.INACTIVE_L1, l1Offset, l1Size * 8]);
+    if (size > 0) this.#ranges.push([Structure.SNAPSHOT_TABLE, snapshotsOffset, size]);
+    if (bitmaps !== undefined) this.#ranges.push([Structure.BITMAP_DIRECTORY, bitmaps.directoryOffset, bitmaps.directorySize]);
   }
 
   /**
@@ -433,11 +432,10 @@ export class Qcow2Image {
     this.l1 = viewOf(l1);
     metadata.add(Structure.ACTIVE_L1, header.l1Offset, l1.length);
     this.#mapL2('add');
-    if (header.bitmaps !== undefined) metadata.add(Structure.BITMAP_DIRECTORY, header.bitmaps.directoryOffset, header.bitmaps.directorySize);
-    this.#snapshots = { entries: [], size: 0 };
-    this.#snapshotRanges = [];
-    if (header.snapshotCount > 0 && !this.context.mode.check) this.snapshots = yield* readSnapshotTable(file, header);
-    yield* this.#mapInactiveL2();
+    this.snapshots = header.snapshotCount > 0 && !this.context.mode.check ? yield* readSnapshotTable(file, header) : { entries: [], size: 0 };
+    try {
+      yield* this.#mapInactiveL2();
+    } catch { /* damaged snapshots: told when something is written */ }
   }
 
   /** Takes on refcount structures of another width, which are on disk already: the header is switched to them. */
@@ -467,3 +465,5 @@ export class Qcow2Image {
     }
   }
 }
+
+function* nothing(): Steps<void> { /* a step that does nothing */ }
