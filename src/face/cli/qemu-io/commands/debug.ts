@@ -6,14 +6,9 @@ import type { Command, Session } from '../command.js';
 import { parseQuantity } from '../values.js';
 
 /** The blkdebug layer nearest to the guest, on the way to where the bytes lie. */
-function blkdebugOf(top: BlockNode): Facets['blkdebug'] | undefined {
-  for (let node: BlockNode | undefined = top; node !== undefined;) {
-    const found = node.facet('blkdebug');
-    if (found !== undefined) return found;
-    const { children } = node;
-    node = (children.get('file') ?? children.get('image'))?.node;
-  }
-  return undefined;
+function blkdebugOf({ children, ops }: BlockNode): Facets['blkdebug'] | undefined {
+  const below = children.get('file') ?? children.get('image');
+  return ops.facet('blkdebug') ?? (below && blkdebugOf(below.node));
 }
 
 function attempt({ io, backend }: Session, complaint: string, action: (facet: Facets['blkdebug']) => void): boolean {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import type { BlockBackend } from '../../../../block/child.js';
 import { Perm, Req } from '../../../../block/driver.js';
 import { Errno, systemError } from '../../../../block/errors.js';
-import type { MaybePromise } from '../../../../util/maybe.js';
+import { andThen, type MaybePromise } from '../../../../util/maybe.js';
 import type { ParsedOption } from '../../getopt.js';
 import { CommandFailure, describe, parseOptions, requestFailure, wrongUsage, type Command, type Session } from '../command.js';
 import { hexDump, longestRequest, parseLengths, parsePattern, parseQuantity, report, verifyPattern } from '../values.js';
@@ -143,7 +143,7 @@ export const write: Command = {
     const startedMs = performance.now();
     const { backend } = session;
     await perform(session, 'write', () => {
-      if (given.has('b')) return vmState(backend).write(offset, buffer);
+      if (given.has('b')) return andThen(vmState(backend).write(offset, buffer), () => (backend.writethrough ? backend.flush() : undefined));
       if (zeroes) return backend.writeZeroes(offset, length, flags | (given.has('u') ? Req.MAY_UNMAP : 0) | (given.has('n') ? Req.NO_FALLBACK : 0));
       return backend.write(offset, buffer, given.has('c') ? Req.COMPRESSED : flags);
     });
