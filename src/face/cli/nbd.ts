@@ -90,9 +90,9 @@ export async function main(argv: string[]): Promise<number> {
   try {
     for (const operand of options.operands) {
       const [, name, file] = /^([^=/:{]+)=(.+)$/s.exec(operand) ?? [undefined, basename(operand), operand];
-      const backend = await openImage(file!, { format, writable: options.writable, options: { share: Perm.ALL, discard: 'unmap' } });
+      const backend = await openImage(file, { format, writable: options.writable, options: { share: Perm.ALL, discard: 'unmap' } });
       backends.push(backend);
-      registry.add(new NbdExport(backend, { name: name!, writable: options.writable, bitmaps, allocationDepth: true }));
+      registry.add(new NbdExport(backend, { name: name, writable: options.writable, bitmaps, allocationDepth: true }));
     }
     const server = new NbdServer({ exports: registry, ...options.server });
     const address = await server.listen(options.address);

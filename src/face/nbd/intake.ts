@@ -27,7 +27,7 @@ function moveHandle(accepted: Socket, handle: Handle, transmission: Transmission
     handle, allowHalfOpen: true, readable: true, writable: true, pauseOnCreate: true,
     onread: { buffer: () => transmission.target(), callback: (length: number) => transmission.received(length) },
   };
-  const socket = new Socket(options as unknown as SocketConstructorOpts);
+  const socket = new Socket(options);
   socket.on('error', () => socket.destroy());
   return socket;
 }
