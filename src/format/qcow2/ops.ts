@@ -28,6 +28,7 @@ export class Qcow2Ops extends MappedFormat {
   readonly #bitmaps: Qcow2Bitmaps;
   readonly #parts: ResizeParts;
   readonly #facets: Partial<Facets>;
+  #surveyed = false;
   #options: Qcow2OpenOptions;
   #cleaner: ReturnType<typeof setInterval> | undefined;
 
@@ -122,6 +123,25 @@ export class Qcow2Ops extends MappedFormat {
 
   override flush(): MaybePromise<void> {
     return this.image.readOnly || this.image.dead ? undefined : this.image.exclusive(() => run(this.image.flush()));
+  }
+
+  override status(offset: number, length: number, wantZero: boolean): MaybePromise<LayerExtent> {
+    if (wantZero && !this.#surveyed) return this.#survey().then(() => super.status(offset, length, wantZero));
+    return super.status(offset, length, wantZero);
+  }
+
+  /**
+   * Finds out whether many clusters have no storage behind them: their tables were made in advance, and the file knows which of them
+   * are holes. Otherwise asking the file would be in vain.
+   */
+  async #survey(): Promise<void> {
+    this.#surveyed = true;
+    const { image } = this;
+    const allocated = await image.file.facet('allocatedSize')?.allocatedSize();
+    if (allocated === undefined || image.dead) return;
+    const stored = Math.floor(allocated / this.clusterSize);
+    const many = Math.max(Math.floor(stored * 10 / 9), stored + 2);
+    image.preallocated = (await run(image.refcounts.countUsed(many))) >= many;
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {

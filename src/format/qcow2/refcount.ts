@@ -172,6 +172,17 @@ export class Refcounts {
     yield* this.#discard();
   }
 
+  /** Counts clusters in use, up to `limit`. */
+  *countUsed(limit: number): Steps<number> {
+    let used = 0;
+    for (let index = 0; index < this.tableSize && used < limit; index++) {
+      const block = yield* this.#block(index);
+      if (block === undefined) continue;
+      for (let at = 0; at < this.perBlock; at++) if (readRefcount(block.bytes, at, this.#order) !== 0) used++;
+    }
+    return used;
+  }
+
   /** Number of the first cluster behind the last one in use. */
   *endOfUse(): Steps<number> {
     for (let index = this.tableSize - 1; index >= 0; index--) {
