@@ -4,7 +4,7 @@
  * runtimes), bytes are copied from 'data' events.
  */
 import { writeSync } from 'node:fs';
-import { Socket, type SocketConstructorOpts } from 'node:net';
+import { Socket } from 'node:net';
 import type { Transmission } from './transmission.js';
 
 interface Handle { readonly useUserBuffer?: unknown; readonly fd?: number }
