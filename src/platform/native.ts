@@ -20,6 +20,8 @@ const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const lockTypes = { read: 0, write: 1, none: 2 } as const;
 const RWF_NOWAIT = 8;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
 const RUSAGE_THREAD = 1;
 const AT_EMPTY_PATH = 0x1000;
 const STATX_DIOALIGN = 0x2000;
@@ -38,6 +40,8 @@ export class Native {
   readonly #fcntl: ForeignFunction;
   readonly #ioctl: ForeignFunction;
   readonly #sendfile: ForeignFunction;
+  readonly #recv: ForeignFunction;
+  readonly #send: ForeignFunction;
   readonly #statx: ForeignFunction;
   readonly #getrusage: ForeignFunction;
   readonly #addresses = new WeakMap<ArrayBufferLike, number>();
@@ -64,6 +68,8 @@ export class Native {
     this.#fcntl = libc.func('fcntl', 'int', ['int', 'int', 'void *']);
     this.#ioctl = libc.func('ioctl', 'int', ['int', 'size_t', 'void *']);
     this.#sendfile = libc.func('sendfile', 'int64_t', ['int', 'int', 'void *', 'size_t']);
+    this.#recv = libc.func('recv', 'int64_t', ['int', 'size_t', 'size_t', 'int']);
+    this.#send = libc.func('send', 'int64_t', ['int', 'size_t', 'size_t', 'int']);
     this.#statx = libc.func('statx', 'int', ['int', 'str', 'int', 'uint', 'void *']);
     this.#getrusage = libc.func('getrusage', 'int', ['int', 'void *']);
     this.#vectorAddress = this.#addressOf(this.#vector);
@@ -139,6 +145,18 @@ export class Native {
   /** Sends a file's bytes to a descriptor (a socket), from `offset`; bytes sent. A non-blocking socket answers -EAGAIN. */
   sendfile(target: number, fd: number, offset: number, length: number): number {
     return this.#result(this.#sendfile(target, fd, int64(offset), length));
+  }
+
+  /** What a socket holds now: bytes received, 0 at the end of the stream, -EAGAIN where there is nothing. */
+  receive(fd: number, target: Uint8Array): number {
+    this.#pinned = target;
+    return this.#result(this.#recv(fd, this.#addressOf(target), target.byteLength, MSG_DONTWAIT));
+  }
+
+  /** Hands a socket what it takes now: bytes taken, -EAGAIN where that is none. */
+  send(fd: number, source: Uint8Array): number {
+    this.#pinned = source;
+    return this.#result(this.#send(fd, this.#addressOf(source), source.byteLength, MSG_DONTWAIT | MSG_NOSIGNAL));
   }
 
   /** Alignment of offsets and lengths that O_DIRECT asks on this file; undefined where the kernel does not say. */
@@ -235,6 +253,7 @@ export function nativeReport(): NativeReport {
       'Space cannot be reserved; preallocation=falloc is refused.',
       'Images are not locked against other processes.',
       'Copies inside the kernel (reflink, copy_file_range) and sendfile are not used.',
+      'NBD clients that send one request at a time wait longer for each answer.',
       'Block devices: limits are assumed, not asked for.',
     ],
   };

@@ -6,12 +6,14 @@ import { errorText } from './errors.js';
 import type { ExportDirectory } from './exports.js';
 import { ClientAbort, HandshakeEnd, negotiate, type HandshakeStream } from './handshake.js';
 import { takeOver } from './intake.js';
+import type { LingerPolicy } from './linger.js';
 import type { ServerTls } from './tls.js';
 import { Transmission, type Session } from './transmission.js';
 
 export interface ConnectionOptions {
   readonly directory: ExportDirectory;
   readonly pool: BlockPool;
+  readonly linger: LingerPolicy;
   readonly tls?: ServerTls | undefined;
   /** 0: no limit. */
   readonly handshakeTimeoutMs: number;
@@ -89,7 +91,7 @@ export class Connection {
     if (this.#socket.destroyed) return;
     const transmission = new Transmission(session, this.#options.pool);
     this.#transmission = transmission;
-    const socket = takeOver(this.#socket, transmission);
+    const socket = takeOver(this.#socket, transmission, this.#options.linger);
     this.#socket = socket;
     if (this.#stopping) transmission.finish();
     await new Promise<void>((resolve) => {

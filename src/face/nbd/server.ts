@@ -6,6 +6,7 @@ import { formatNbdUri, type SocketAddress } from '../../wire/nbd/address.js';
 import { BlockPool } from './buffers.js';
 import { Connection } from './connection.js';
 import type { ExportDirectory } from './exports.js';
+import { LingerPolicy } from './linger.js';
 import { ServerTls } from './tls.js';
 
 export interface NbdServerOptions {
@@ -31,6 +32,7 @@ export class NbdServer {
   readonly #options: NbdServerOptions;
   readonly #tls: ServerTls | undefined;
   readonly #pool = new BlockPool();
+  readonly #linger = new LingerPolicy(() => this.#active.size);
   readonly #listeners = new Set<Server>();
   readonly #active = new Map<Connection, Promise<void>>();
   readonly #waiting = new Set<Socket>();
@@ -104,7 +106,7 @@ export class NbdServer {
   #serve(socket: Socket): void {
     const { exports, handshakeTimeoutMs, report, onDisconnect } = this.#options;
     const connection = new Connection(socket, {
-      directory: exports, pool: this.#pool, tls: this.#tls, handshakeTimeoutMs: handshakeTimeoutMs ?? 10_000, report: report ?? (() => undefined),
+      directory: exports, pool: this.#pool, linger: this.#linger, tls: this.#tls, handshakeTimeoutMs: handshakeTimeoutMs ?? 10_000, report: report ?? (() => undefined),
     });
     const served = connection.serve().finally(() => {
       this.#active.delete(connection);

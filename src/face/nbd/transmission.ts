@@ -69,6 +69,8 @@ interface WriteStream {
 interface Failure { readonly error: number; readonly message: string }
 
 export class Transmission {
+  /** Requests taken since bytes last arrived. */
+  served = 0;
   readonly #session: Session;
   readonly #queue: ReplyQueue;
   readonly #replies: Replies;
@@ -126,9 +128,15 @@ export class Transmission {
   received(length: number): boolean {
     this.#input.received(length);
     this.#turnBytes = 0;
+    this.served = 0;
     this.#serve();
     this.#paused = this.#blocked || this.#ending;
     return !this.#paused;
+  }
+
+  /** Nothing of the client is in flight, waiting or half received. */
+  get idle(): boolean {
+    return this.#inFlight === 0 && !this.#ending && this.#queue.queued === 0 && this.#stream === undefined && this.#input.available === 0;
   }
 
   /** No more requests: what is in flight is finished and answered, then the socket ends. */
@@ -264,6 +272,7 @@ export class Transmission {
       }
       if (input.available < this.#headerSize + length) return false;
     }
+    this.served++;
     this.#turnBytes += REQUEST_COST;
     input.consume(this.#headerSize);
     this.#attempt(request, this.#performRequest);
