@@ -12,7 +12,7 @@ import { RatePacer } from './pacer.js';
 const sector = 512;
 /** Largest piece that is read, then written: progress and errors speak of them, as the peer's do. */
 const pieceBytes = 2 << 20;
-/** Pieces under way where reading never waits: one is written, one read, one ready. More would only leave the processor's cache. */
+/** Pieces under way where reading never waits and writing is no more than copying: one is written, one read, one ready. More would only leave the processor's cache. */
 const parallelInMemory = 3;
 const turnMs = 50;
 
@@ -115,7 +115,8 @@ class Copy {
 
   /** Pieces that may be under way at a time. */
   get #most(): number {
-    return this.#readsWait ? this.#control.parallel : Math.min(this.#control.parallel, parallelInMemory);
+    const { parallel, compressedCluster } = this.#control;
+    return this.#readsWait || compressedCluster !== undefined ? parallel : Math.min(parallel, parallelInMemory);
   }
 
   /** Others get their turn: signals, timers, and what has been waited for. */
