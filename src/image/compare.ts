@@ -9,7 +9,7 @@ const sector = 512;
 /** Progress is told and, at the peer, memory is compared in this many bytes. */
 const chunkBytes = 2 << 20;
 /** Read at a time: two of them stay in a core's cache. */
-const pieceBytes = 256 << 10;
+const pieceBytes = 128 << 10;
 const turnMs = 50;
 
 export type Difference =
