@@ -59,7 +59,8 @@ export abstract class MappedFormat extends BlockOps {
   /** Where the range may be overwritten as it is, without a change of tables; undefined where it must be allocated. */
   protected abstract writable(offset: number, length: number): HostRun | undefined | AskAgain;
   /**
-   * Reserves room for a range that is not writable in place. The caller holds the clusters of the range.
+   * Reserves room for a range that is not, as a whole, writable in place; a run may begin with what is. The caller holds the clusters
+   * of the range.
    * @param after end of the run that the request has written just before, so that the room can follow it
    */
   protected abstract allocate(offset: number, length: number, after: number | undefined): MaybePromise<Allocation>;
@@ -199,17 +200,15 @@ export abstract class MappedFormat extends BlockOps {
     for (let done = 0; done < source.length;) {
       const at = offset + done;
       const place = yield* settled(() => this.writable(at, source.length - done));
-      if (place !== undefined) {
+      if (place !== undefined && place.length === source.length - done) {
         yield* wait(this.debug('write_aio'));
-        yield* wait(place.child.write(place.offset, source.subarray(done, done + place.length)));
-        done += place.length;
-        after = place.offset + place.length;
-      } else {
-        const allocation = yield* wait(this.allocate(at, source.length - done, after));
-        yield* this.#fill(allocation, at, source.subarray(done, done + allocation.length));
-        done += allocation.length;
-        after = allocation.offset + allocation.length;
+        yield* wait(place.child.write(place.offset, source.subarray(done)));
+        return;
       }
+      const allocation = yield* wait(this.allocate(at, source.length - done, after));
+      yield* this.#fill(allocation, at, source.subarray(done, done + allocation.length));
+      done += allocation.length;
+      after = allocation.offset + allocation.length;
     }
   }
 

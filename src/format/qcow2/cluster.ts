@@ -260,7 +260,7 @@ export class ClusterMap {
     const entries = [first];
     for (; count < wanted; count++) {
       const entry = this.#entry(spot, spot.at + count);
-      if (needsRoom(entry) !== fresh || (!fresh && (entry.host !== first.host + count * clusterSize || complete(entry)))) break;
+      if (needsRoom(entry) !== fresh || (!fresh && entry.host !== first.host + count * clusterSize)) break;
       entries.push(entry);
     }
     let host = first.host;
@@ -333,24 +333,23 @@ export class ClusterMap {
   /** Makes `count` clusters from guest offset `guest` live at `host`, of which [visible.start, visible.end) is filled. */
   *#link(guest: number, count: number, host: number, fresh: boolean, visible: { readonly start: number; readonly end: number }): Steps<void> {
     const image = this.#image;
-    const { clusterSize, subclusterSize, extended } = image.geometry;
+    const { clusterSize, subclusterSize } = image.geometry;
     yield* image.markDirty();
     const spot = yield* this.#spotForWriting(guest);
-    const { view } = spot.slice;
     const replaced: Entry[] = [];
+    let changed = false;
     for (let at = 0; at < count; at++) {
       const old = this.#entry(spot, spot.at + at);
       if (fresh && (old.kind === ClusterKind.COMPRESSED || hasPlace(old))) replaced.push(old);
       const place = host + at * clusterSize;
-      const word = extended ? (spot.at + at) * 2 : spot.at + at;
-      setEntry(view, word, (hiOf(place) | COPIED_HI) >>> 0, loOf(place));
-      if (!extended) continue;
       const start = guest + at * clusterSize;
       const filled = mask(Math.max(0, Math.floor((visible.start - start) / subclusterSize)),
         Math.min(subclustersPerCluster, Math.ceil((visible.end - start) / subclusterSize)));
       const before = old.kind === ClusterKind.COMPRESSED ? 0 : old.allocated;
-      setEntry(view, word + 1, (old.zero & ~filled) >>> 0, (before | filled) >>> 0);
+      const hi = (hiOf(place) | COPIED_HI) >>> 0;
+      changed = this.#set(spot.slice.view, spot.at + at, hi, loOf(place), (old.zero & ~filled) >>> 0, (before | filled) >>> 0) || changed;
     }
+    if (!changed) return;
     image.l2.dirty(spot.slice);
     for (const old of replaced) yield* this.#giveUp(old, 'never');
   }
@@ -582,11 +581,6 @@ function hasPlace(entry: Entry): boolean {
 /** A write to the cluster must go to a new place. */
 function needsRoom(entry: Entry): boolean {
   return !(hasPlace(entry) && entry.copied);
-}
-
-/** All of the cluster is stored. */
-function complete(entry: Entry): boolean {
-  return entry.kind === ClusterKind.NORMAL && entry.allocated === allOnes;
 }
 
 /** Bits [from, to) of 32. */
