@@ -304,7 +304,10 @@ export class Refcounts {
   *#addBlock(index: number, cluster: number): Steps<void> {
     const image = this.#image;
     yield* wait(image.debug('refblock_alloc'));
-    const own = yield* this.#findFree(1);
+    let own = yield* this.#findFree(1);
+    // a larger table covers what lies behind it and this block's own range: the block itself must not lie in between
+    const home = Math.floor(own / this.perBlock);
+    if (index >= this.tableSize && home !== index && this.blockOffset(home) === 0) own = cluster;
     const offset = own * this.#clusterSize;
     if (own === 0) {
       throw image.signalCorruption('Preventing invalid allocation of refcount block at offset 0', { fatal: true, offset: 0, length: this.#clusterSize });
@@ -347,7 +350,7 @@ export class Refcounts {
   *#growTable(index: number, cluster: number, blockOffset: number): Steps<void> {
     const image = this.#image;
     const size = this.#clusterSize;
-    const area = Math.ceil(Math.max(cluster + 1, blockOffset / size) / this.perBlock) * this.perBlock;
+    const area = Math.ceil((Math.max(cluster, blockOffset / size) + 1) / this.perBlock) * this.perBlock;
     const { blocks, entries, clusters } = this.#planTable(area);
     if (entries * 8 > maxRefcountTableBytes) throw systemError(Errno.EFBIG);
     const table = new Uint8Array(clusters * size);
@@ -387,7 +390,10 @@ export class Refcounts {
     image.metadata.remove(Structure.REFCOUNT_TABLE, old.offset, old.length);
     const freeFrom = this.firstFree;
     yield* this.update(old.offset, old.length, -1, 'other');
-    if (Math.floor(own / this.perBlock) !== index) yield* this.#add(own, 1, 'never');
+    if (Math.floor(own / this.perBlock) !== index) {
+      yield* this.#cover(own, own + 1);
+      yield* this.#add(own, 1, 'never');
+    }
     this.firstFree = Math.min(freeFrom, this.firstFree);
   }
 
