@@ -151,10 +151,11 @@ export class BlockGraph {
     const quiesced: BlockBackend[] = [];
     const stopped: BlockNode[] = [];
     try {
-      const idle: (void | Promise<void>)[] = [];
+      const idle: Promise<void>[] = [];
       for (const edge of edges) {
         quiesced.push(edge);
-        idle.push(edge.quiesce());
+        const done = edge.quiesce();
+        if (isPromise(done)) idle.push(done);
       }
       await Promise.all(idle);
       for (const node of below) {

@@ -38,7 +38,7 @@ export function blockStatus(node: BlockNode, offset: number, length: number, wan
   return andThen(node.ops.status(start, end - start, wantZero), (extent) => {
     const usable = Math.min(start + extent.length - offset, available);
     const host = extent.host && { child: extent.host.child, offset: extent.host.offset + (offset - start) };
-    return interpret(node, offset, size, { ...extent, length: usable, ...(host && { host }) } as LayerExtent, wantZero);
+    return interpret(node, offset, size, { ...extent, length: usable, ...(host && { host }) }, wantZero);
   });
 }
 

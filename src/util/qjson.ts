@@ -151,7 +151,7 @@ const namedEscapes: Readonly<Record<string, string>> = { '"': '\\"', '\\': '\\\\
 
 /** A string in quotes with everything but printable ASCII escaped. */
 function quote(text: string): string {
-  // eslint-disable-next-line no-control-regex
+   
   const escaped = text.replace(/["\\\u0000-\u001f\u007f-\uffff]/g, (char) =>
     namedEscapes[char] ?? `\\u${char.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}`);
   return `"${escaped}"`;

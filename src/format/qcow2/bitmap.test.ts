@@ -70,8 +70,8 @@ describe('stored bitmaps', () => {
     ];
     for (const step of steps) {
       if (step[0] === 'write') {
-        tool(qemuIo, '-c', `write ${step[1]} ${step[2] as number}`, other);
-        tool(qemuIo, '-c', `write ${step[1]} ${step[2] as number}`, mine);
+        tool(qemuIo, '-c', `write ${step[1]} ${step[2]}`, other);
+        tool(qemuIo, '-c', `write ${step[1]} ${step[2]}`, mine);
       } else {
         theirs(other, step);
         await ours(mine, step);

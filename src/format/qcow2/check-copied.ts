@@ -21,6 +21,8 @@ export async function checkCopiedFlags(job: CheckJob): Promise<void> {
   await image.file.read(image.header.l1Offset, table);
   const l1 = viewOf(table);
   const buffer = new Uint8Array(clusterSize);
+  const tablesInFile = Math.ceil(image.file.size / clusterSize);
+  let visited = 0;
   let repairs = 0;
   const mismatch = (line: string): void => {
     report(`${prefix} ${line}`);
@@ -43,6 +45,8 @@ export async function checkCopiedFlags(job: CheckJob): Promise<void> {
         await image.file.write(image.header.l1Offset + index * 8, table.subarray(index * 8, index * 8 + 8));
       }
     }
+    if (offset >= image.file.size) continue; // reads as zeroes
+    if (++visited > tablesInFile) return; // the walk has told
     await image.file.read(offset, buffer);
     if ((await checkL2(job, stored, viewOf(buffer), mismatch)) && repair) await writeL2(job, offset, buffer);
   }

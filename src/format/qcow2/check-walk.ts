@@ -132,6 +132,8 @@ class Walker implements Walk {
     }
     const view = viewOf(table);
     const buffer = new Uint8Array(clusterSize);
+    const tablesInFile = Math.ceil(this.#fileSize / clusterSize);
+    let visited = 0;
     for (let index = 0; index < entries; index++) {
       const hi = entryHi(view, index);
       const lo = entryLo(view, index);
@@ -142,6 +144,11 @@ class Walker implements Walk {
       this.#count(l2Offset, clusterSize);
       if (l2Offset % clusterSize !== 0) {
         this.#corruption(`ERROR l2_offset=${l2Offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`);
+      }
+      if (l2Offset >= this.#fileSize) continue; // reads as zeroes
+      if (++visited > tablesInFile) {
+        this.#checkError(`ERROR: L1 table at offset ${hex(offset)} refers to more L2 tables than the file holds`);
+        return;
       }
       await this.#l2(l2Offset, buffer, active ? { next: 0 } : undefined);
     }

@@ -3,7 +3,7 @@ import { BlockError, Errno, strerror } from '../../block/errors.js';
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { run } from '../../util/steps.js';
 import { compareRefcounts } from './check-refcounts.js';
-import { countReferences, hexEntry, type CheckJob, type Walk } from './check-walk.js';
+import { countReferences, type CheckJob, type Walk } from './check-walk.js';
 import { Incompatible } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { rebuildRefcounts } from './new-refcounts.js';

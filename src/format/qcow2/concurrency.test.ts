@@ -35,7 +35,7 @@ class SlowOps extends FilterOps {
     await turns(this.#delays());
     await this.child.flush();
   }
-  close(): Promise<void> { return Promise.resolve(); }
+  override close(): Promise<void> { return Promise.resolve(); }
 }
 
 async function turns(count: number): Promise<void> {

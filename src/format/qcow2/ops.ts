@@ -6,7 +6,7 @@ import type { Facets, VmStateFacet } from '../../block/facets.js';
 import { MappedFormat, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import type { Codec } from '../../platform/compression.js';
 import { andThen, type MaybePromise } from '../../util/maybe.js';
-import { run, wait, type Steps } from '../../util/steps.js';
+import { run, type Steps } from '../../util/steps.js';
 import type { Qcow2Bitmaps } from './bitmap.js';
 import { ClusterMap } from './cluster.js';
 import { CompressedClusters, misplacedCompressedWrite } from './compressed.js';

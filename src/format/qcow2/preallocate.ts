@@ -11,7 +11,7 @@ import { hiOf, loOf, refcountsPerBlock, setEntry, viewOf, writeRefcount } from '
 
 /** Gives the guest range [from, to) a place in the tables; the data file is made to reach so far, with `preallocation`. */
 export async function preallocateTables(image: Qcow2Image, clusters: ClusterMap, from: number, to: number, preallocation: Preallocation): Promise<void> {
-  const { clusterSize, subclusterSize, external } = image.geometry;
+  const { clusterSize, subclusterSize } = image.geometry;
   let after: number | undefined;
   let guest = from - (from % clusterSize);
   while (guest < to) {

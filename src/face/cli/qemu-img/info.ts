@@ -1,7 +1,7 @@
 /** qemu-img info */
 import { CliError, out } from '../output.js';
 import { imageInfo, type NodeInfo } from '../../../image/info.js';
-import { printQJson, type QValue } from '../../../util/qjson.js';
+import { printQJson } from '../../../util/qjson.js';
 import { openImage, withImage, type ImageSource } from '../open.js';
 import { checkImageOptions, oneFilename, outputFormat, VerbOptions } from './options.js';
 
@@ -22,7 +22,7 @@ export async function main(argv: string[]): Promise<number> {
   const source = { format, imageOpts, forceShare };
   checkImageOptions(source);
   const infos = await collect(filename, source, chain);
-  if (json) out(`${printQJson((chain ? infos : infos[0]) as QValue, true)}\n`);
+  if (json) out(`${printQJson((chain ? infos : infos[0]), true)}\n`);
   else out((await import('./info-text.js')).chainText(infos));
   return 0;
 }
