@@ -36,7 +36,7 @@ async function ours(bytes: Uint8Array, repair: 'none' | 'leaks' | 'all'): Promis
   try {
     const header = parseHeader(bytes.subarray(0, 65536), () => {}, true);
     const image = new Qcow2Image({
-      context: { nodeName: 'x', options: {}, readOnly: repair === 'none', mode: { check: true, noBacking: true, noIo: false, probed: false }, child: () => undefined, implicitChild: () => Promise.resolve(undefined), debugPoint: () => undefined, warn: (line) => lines.push(line), report: (line) => lines.push(line) },
+      context: { nodeName: 'x', options: {}, readOnly: repair === 'none', mode: { check: true, noBacking: true, noIo: false, probed: false }, child: () => undefined, implicitChild: () => Promise.resolve(undefined), debugPoint: () => undefined, probe: () => 'raw', object: () => undefined, warn: (line) => lines.push(line), report: (line) => lines.push(line) },
       header, file, dataFile: file, backing: undefined,
       settings: { lazyRefcounts: false, passDiscard: { never: false, request: false, snapshot: false, other: false, always: true }, discardKeepsReference: false, overlapCheck: 0x7f, l2Slices: 16, refcountBlocks: 16, sliceSize: 4096 },
     });

@@ -10,7 +10,7 @@ import type { FreeReason, Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
 import {
   ClusterKind, clusterKind, compressedLength, compressedOffset, COPIED_HI, entryHi, entryLo, entryOffset, hiOf, loOf, setEntry,
-  subclustersPerCluster, viewOf, ZERO_LO,
+  subclustersPerCluster, ZERO_LO,
 } from './tables.js';
 
 /** Entries of the L2 table as one request meets them: a slice and where its first entry stands in the table. */
@@ -285,21 +285,16 @@ export class ClusterMap {
 
   /**
    * Gives up to `count` clusters from guest offset `guest` on a place that holds nothing yet: at `host`, whose clusters are counted
-   * already, or else in new room, if possible at `after`. Runs inside `image.exclusive`.
+   * already, or else in new room. Runs inside `image.exclusive`.
    */
-  *preallocate(guest: number, count: number, place: { readonly host?: number; readonly after?: number }): Steps<{ host: number; count: number }> {
+  *preallocate(guest: number, count: number, host?: number): Steps<{ host: number; count: number }> {
     const image = this.#image;
     const { clusterSize, sliceEntries, external } = image.geometry;
     const spot = yield* this.#spotForWriting(guest);
-    let wanted = Math.min(count, sliceEntries - spot.at);
-    let host = external ? guest : place.host;
-    if (host === undefined) {
-      const granted = place.after === undefined ? 0 : yield* image.refcounts.allocateAt(place.after, wanted);
-      if (granted > 0) wanted = granted;
-      host = granted > 0 ? place.after! : yield* image.refcounts.allocate(wanted * clusterSize);
-    }
-    yield* this.#link(guest, wanted, host, true, { start: guest, end: guest });
-    return { host, count: wanted };
+    const taken = Math.min(count, sliceEntries - spot.at);
+    const place = external ? guest : host ?? (yield* image.refcounts.allocate(taken * clusterSize));
+    yield* this.#link(guest, taken, place, true, { start: guest, end: guest });
+    return { host: place, count: taken };
   }
 
   /** Padding in front of a write that starts `at` bytes into its cluster. */
