@@ -168,7 +168,8 @@ function bitmapsToCopy(sources: readonly BlockBackend[], which: 'all' | 'sound',
   if (sources.length > 1) throw invalid('Copying bitmaps only possible with single source');
   const { node } = sources[0]!;
   if (node.facet('bitmaps') === undefined) throw new BlockError('NOT_SUPPORTED', 'Source lacks bitmap support');
-  return [...node.bitmaps.values()].filter(({ name, persistent, inconsistent }) => {
+  // The peer looks at the youngest first.
+  return [...node.bitmaps.values()].reverse().filter(({ name, persistent, inconsistent }) => {
     if (inconsistent && which === 'all') {
       throw new BlockError('CORRUPT_IMAGE', `Cannot copy inconsistent bitmap '${name}'`, {
         hint: "Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
@@ -176,7 +177,7 @@ function bitmapsToCopy(sources: readonly BlockBackend[], which: 'all' | 'sound',
     }
     if (inconsistent) warn?.(`Skipping inconsistent bitmap '${name}'`);
     return persistent && !inconsistent;
-  });
+  }).reverse();
 }
 
 async function copyBitmap({ name, granularity, enabled }: DirtyBitmap, source: BlockNode, target: BlockNode): Promise<void> {

@@ -37,7 +37,8 @@ export class Progress {
   /** Call when the work is done, whether it succeeded or not. */
   end(): void {
     process.off('SIGUSR1', this.#onSignal);
-    if (this.#style === 'line') out('\n');
+    if (this.#style !== 'line') return;
+    out('\n');
     flushOut();
   }
 
