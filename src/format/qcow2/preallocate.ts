@@ -12,15 +12,15 @@ import { hiOf, loOf, refcountsPerBlock, setEntry, viewOf, writeRefcount } from '
 /** Gives the guest range [from, to) a place in the tables; the data file is made to reach so far, with `preallocation`. */
 export async function preallocateTables(image: Qcow2Image, clusters: ClusterMap, from: number, to: number, preallocation: Preallocation): Promise<void> {
   const { clusterSize, subclusterSize } = image.geometry;
-  let after: number | undefined;
+  let end = 0;
   let guest = from - (from % clusterSize);
   while (guest < to) {
     const wanted = Math.ceil((to - guest) / clusterSize);
-    const done = await image.exclusive(() => run(clusters.preallocate(guest, wanted, after === undefined ? {} : { after })));
+    const done = await image.exclusive(() => run(clusters.preallocate(guest, wanted)));
     guest += done.count * clusterSize;
-    after = done.host + done.count * clusterSize;
+    end = done.host + done.count * clusterSize;
   }
-  const end = (after ?? 0) - Math.floor((guest - to) / subclusterSize) * subclusterSize;
+  end -= Math.floor((guest - to) / subclusterSize) * subclusterSize;
   if (end > image.dataFile.size) await image.dataFile.resize(end, { preallocation, exact: false });
 }
 
@@ -41,7 +41,7 @@ export async function preallocateArea(
   await image.exclusive(() => run(image.refcounts.update(host, end - host, 1)));
   await provide(end);
   while (host < end) {
-    const done = await image.exclusive(() => run(clusters.preallocate(guest, (end - host) / clusterSize, { host })));
+    const done = await image.exclusive(() => run(clusters.preallocate(guest, (end - host) / clusterSize, host)));
     guest += done.count * clusterSize;
     host += done.count * clusterSize;
   }
