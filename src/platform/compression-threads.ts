@@ -1,6 +1,6 @@
 /** Threads that compress blocks, so that the one that coordinates stays free. */
 import { availableParallelism } from 'node:os';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 
 /** Body of a function `(source: Uint8Array) => Uint8Array`'s factory, run in each thread with `require` and `argument`. */
 export interface CompressorProgram {
@@ -38,6 +38,8 @@ export class CompressionThreads {
   }
 
   #start(): Thread {
+    // loaded here: few runs compress
+    const { Worker } = process.getBuiltinModule('node:worker_threads');
     const worker = new Worker(`
       const { createRequire } = require('node:module');
       const { parentPort, workerData: { base, argument } } = require('node:worker_threads');

@@ -1,9 +1,12 @@
 /** Compression of single blocks: deflate from Node, zstd from Node, the system's libzstd, or WebAssembly, whichever is there first. */
 import { createRequire } from 'node:module';
-import * as zlib from 'node:zlib';
+import type * as Zlib from 'node:zlib';
 import { BlockError } from '../block/errors.js';
 import { CompressionThreads } from './compression-threads.js';
 import { koffi } from './koffi.js';
+
+/** Loaded on first use: most runs never compress. */
+const zlib = (): typeof Zlib => process.getBuiltinModule('node:zlib');
 
 /** A compressor of whole blocks. */
 export interface Codec {
@@ -18,7 +21,7 @@ export interface Codec {
  * Level 4 takes two thirds of the default's time for results less than a hundredth larger, about those of the peer. One chunk has
  * room for any block that shrinks.
  */
-const deflateOptions: zlib.ZlibOptions = { windowBits: 12, memLevel: 9, level: 4, chunkSize: 66 * 1024 };
+const deflateOptions: Zlib.ZlibOptions = { windowBits: 12, memLevel: 9, level: 4, chunkSize: 66 * 1024 };
 
 /**
  * A stream made anew for each block costs a sixth more time than one that is reset. Resetting goes through Node's inner handle; where
@@ -44,10 +47,10 @@ const deflateThreads = new CompressionThreads({
 
 /** Raw deflate. The window is 4 KiB, for readers that accept no more; any window is read. */
 export const rawDeflate: Codec = {
-  compress: (source) => zlib.deflateRawSync(source, deflateOptions),
+  compress: (source) => zlib().deflateRawSync(source, deflateOptions),
   compressLater: (source) => deflateThreads.compress(source),
   decompress(source, target) {
-    const bytes = zlib.inflateRawSync(source, { finishFlush: zlib.constants.Z_SYNC_FLUSH, maxOutputLength: target.length + 1 });
+    const bytes = zlib().inflateRawSync(source, { finishFlush: zlib().constants.Z_SYNC_FLUSH, maxOutputLength: target.length + 1 });
     fill(target, bytes);
   },
 };
@@ -89,7 +92,7 @@ interface NodeZstd {
 }
 
 function zstdOfNode(): Codec | undefined {
-  const { zstdCompressSync, zstdCompress, zstdDecompressSync } = zlib as NodeZstd;
+  const { zstdCompressSync, zstdCompress, zstdDecompressSync } = zlib() as NodeZstd;
   if (zstdCompressSync === undefined || zstdCompress === undefined || zstdDecompressSync === undefined) return undefined;
   return {
     compress: (source) => zstdCompressSync(source),

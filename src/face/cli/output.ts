@@ -4,7 +4,7 @@
  * Standard output is buffered as C does it (unless a terminal reads it) and written when it is flushed, full, or the tool ends;
  * standard error is written at once. Scripts that merge both see the order they know from the peers.
  */
-import { lstatSync, unlinkSync, writeSync } from 'node:fs';
+import { fstatSync, lstatSync, unlinkSync, writeSync } from 'node:fs';
 import { BlockError } from '../../block/errors.js';
 
 const bufferLimit = 65_536;
@@ -63,7 +63,8 @@ export function out(text: string): void {
     return;
   }
   state.buffered += text;
-  state.terminal ??= process.stdout.isTTY === true;
+  // asking process.stdout would load Node's streams and sockets
+  state.terminal ??= fstatSync(1).isCharacterDevice();
   if (state.terminal || state.buffered.length >= bufferLimit) flushOut();
 }
 
