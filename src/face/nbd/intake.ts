@@ -51,6 +51,10 @@ class DirectSocket {
     this.#policy = policy;
   }
 
+  get fd(): number | undefined {
+    return this.#fd < 0 ? undefined : this.#fd;
+  }
+
   /** Hands bytes to the kernel and returns how many it took; a failure is left for the stream to meet. */
   write(bytes: Uint8Array): number {
     return this.#fd < 0 ? 0 : Math.max(0, this.#native.send(this.#fd, bytes));
@@ -85,6 +89,7 @@ class DirectSocket {
 
 class Intake {
   readonly writeNow: ((bytes: Uint8Array) => number) | undefined;
+  readonly #direct: DirectSocket | undefined;
   readonly #socket: Socket;
   readonly #transmission: Transmission;
   /** Received and not yet accepted. */
@@ -93,8 +98,13 @@ class Intake {
   constructor(socket: Socket, transmission: Transmission, direct: DirectSocket | undefined) {
     this.#socket = socket;
     this.#transmission = transmission;
+    this.#direct = direct;
     if (direct !== undefined) this.writeNow = (bytes) => direct.write(bytes);
     transmission.connect(socket, this);
+  }
+
+  get socketFd(): number | undefined {
+    return this.#direct?.fd;
   }
 
   /** Connects the input; bytes received before come first. */

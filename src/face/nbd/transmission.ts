@@ -32,6 +32,8 @@ export interface Intake {
   resume(): void;
   /** Hands bytes to the kernel at once and returns how many it took; undefined where the socket has no such way. */
   readonly writeNow: ((bytes: Uint8Array) => number) | undefined;
+  /** The socket itself, where bytes may bypass the stream while that has nothing queued; undefined from its close on. */
+  readonly socketFd: number | undefined;
 }
 
 /** Replies are handed to the socket when this much is ready, and no request is taken while more than MAX_QUEUED waits there. */
@@ -43,6 +45,7 @@ const MAX_PENDING_BYTES = 8 * 1024 * 1024;
 /** Bytes moved for one connection before the others get their turn; a request without data counts as some. */
 const TURN_BYTES = 4 * 1024 * 1024;
 const REQUEST_COST = 512;
+const PIECE_COST = 64 * 1024;
 /** Shorter reads are one piece and not looked at for holes. */
 const HOLE_SEARCH = 32 * 1024;
 /** A reply that may not be cut (simple, or DF) is gathered in memory up to this length; longer ones flow. */
@@ -105,7 +108,11 @@ export class Transmission {
     this.#headerSize = session.extended ? Size.EXTENDED_REQUEST : Size.REQUEST;
     this.#alignment = session.lent.blockSizes.minimum;
     this.#longReads = new LongReads(session.lent.backend, this.#replies, {
-      room: () => this.#roomForPiece(),
+      room: (uncut) => this.#roomForPiece(uncut),
+      drained: () => this.#drained(),
+      exclusively: (run) => this.#exclusively(run),
+      cutOff: () => this.#sink?.destroy(),
+      socketFd: () => this.#intake?.socketFd,
       pending: (bytes) => { this.#pendingBytes += bytes; },
       emit: (answer) => this.#emit(answer),
       closed: () => this.#dead,
@@ -204,7 +211,7 @@ export class Transmission {
   /** Room was made: goes on with what waited for it. */
   #progress(): void {
     if (this.#dead) return;
-    if (this.#waiters.length > 0 && this.#canEmit()) this.#wakeWaiters();
+    this.#wakeWaiters();
     if (this.#blocked && !this.#ending && this.#hasRoom()) {
       this.#serve();
       if (this.#paused && !this.#blocked && !this.#ending) {
@@ -224,11 +231,34 @@ export class Transmission {
   }
 
   /** Nothing if another piece of a long reply may be made now, else a promise of that moment. */
-  #roomForPiece(): MaybePromise<void> {
+  #roomForPiece(uncut: boolean): MaybePromise<void> {
+    this.#turnBytes += PIECE_COST;
     if (this.#queue.unsent >= SEND_AT) this.#queue.send();
-    if (this.#canEmit()) return undefined;
+    return this.#until(() => (uncut || this.#deferred === undefined) && this.#canEmit());
+  }
+
+  #drained(): MaybePromise<void> {
+    this.#queue.send();
+    return this.#until(() => this.#queue.queued === 0);
+  }
+
+  /** Nothing if the condition holds now, else a promise of the moment when it does. It is asked whenever something was sent. */
+  #until(condition: () => boolean): MaybePromise<void> {
+    if (this.#dead || condition()) return undefined;
     if (this.#turnBytes >= TURN_BYTES) this.#scheduleTurn();
-    return new Promise((resolve) => this.#waiters.push(resolve));
+    return new Promise<void>((resolve) => this.#waiters.push(resolve)).then(() => this.#until(condition));
+  }
+
+  /** Runs what must have the queue to itself, when nothing else has. */
+  #exclusively<T>(run: () => MaybePromise<T>): MaybePromise<T> {
+    if (this.#deferred !== undefined) return andThen(this.#until(() => this.#deferred === undefined), () => this.#exclusively(run));
+    const deferred: (() => void)[] = [];
+    this.#deferred = deferred;
+    return always(run, () => {
+      this.#deferred = undefined;
+      for (const answer of deferred) answer();
+      if (this.#waiters.length > 0 || this.#blocked) this.#scheduleTurn();
+    });
   }
 
   #wakeWaiters(): void {
@@ -341,12 +371,12 @@ export class Transmission {
       return this.#replies.failure(request, NbdErrno.EINVAL, 'Read outside the export or malformed');
     }
     if (length === 0) return this.#replies.emptyRead(request);
-    this.#turnBytes += length;
     if (structured && (flags & CommandFlag.DF) === 0 && length >= HOLE_SEARCH) {
       const cookie = cookieOf(request);
       return this.#run(cookie, this.#longReads.inChunks(cookie, length), false);
     }
     if (length > MAX_GATHERED) return this.#readUncut(cookieOf(request), length);
+    this.#turnBytes += length;
     const queue = this.#queue;
     const head = this.#replies.dataHead;
     const at = queue.claim(head + length);
@@ -374,15 +404,7 @@ export class Transmission {
   }
 
   #readUncut(cookie: Cookie, length: number): void {
-    const deferred: (() => void)[] = [];
-    this.#deferred = deferred;
-    const settle = (): void => {
-      this.#deferred = undefined;
-      for (const answer of deferred) answer();
-    };
-    this.#run(cookie, always(() => andThen(this.#longReads.uncut(cookie, length), (complete) => {
-      if (!complete) this.#sink?.destroy();
-    }), settle), false);
+    this.#run(cookie, this.#exclusively(() => this.#longReads.uncut(cookie, length)), false);
   }
 
   #write(request: Request): void {
@@ -457,6 +479,7 @@ export class Transmission {
     if ((flags & ~known) !== 0 || this.#misaligned(offset, length)) return this.#replies.failure(request, NbdErrno.EINVAL, 'Malformed request');
     if (offset + length > lent.size) return this.#replies.failure(request, NbdErrno.ENOSPC, 'Request outside the export');
     const { backend } = lent;
+    this.#longReads.forget();
     const zeroFlags = ((flags & CommandFlag.NO_HOLE) !== 0 ? 0 : Req.MAY_UNMAP) | ((flags & CommandFlag.FAST_ZERO) !== 0 ? Req.NO_FALLBACK : 0);
     const done = this.#inSteps(offset, length, ZERO_STEP, (at, bytes) => (trim ? backend.discard(at, bytes) : backend.writeZeroes(at, bytes, zeroFlags)));
     this.#run(request, (flags & CommandFlag.FUA) === 0 ? done : andThen(done, () => backend.flush()));
