@@ -33,12 +33,14 @@ const reporting = new Set(['check', 'info', 'map', 'measure']);
 export async function main(argv: string[]): Promise<number> {
   const [command, ...rest] = argv;
   switch (command) {
-    case undefined: throw usageError('Not enough arguments');
+    case undefined:
+      out(help);
+      return 1;
     case '-h': case '--help': case 'help':
       out(help);
       return 0;
     case '-V': case '--version':
-      out((await import('./qemu-img/help.js')).versionText());
+      out((await import('./qemu-img/help.js')).ownVersionText());
       return 0;
     case 'qemu-img':
       setProgram(command);

@@ -1,6 +1,8 @@
 /** Help and version of qemu-img: one table of usage lines. */
 import { programName } from '../output.js';
 
+/** Kept equal to package.json's. */
+const ownVersion = '0.1.0';
 /** QEMU release whose behaviour the tools follow. */
 const peerVersion = '10.0.2';
 
@@ -68,5 +70,10 @@ export function versionText(): string {
   return `${programName()} version ${peerVersion} (vdisk)\n`;
 }
 
+/** What vdisk says of itself. */
+export function ownVersionText(): string {
+  return `vdisk ${ownVersion} (qemu-img, qemu-io and qemu-nbd as of QEMU ${peerVersion})\n`;
+}
+
 /** Drivers, in the order of their names. */
-const supportedFormats = ['blkdebug', 'blkverify', 'copy-on-read', 'file', 'host_device', 'nbd', 'null-aio', 'null-co', 'qcow2', 'raw'];
+const supportedFormats = ['blkdebug', 'blkverify', 'copy-on-read', 'file', 'host_cdrom', 'host_device', 'nbd', 'null-aio', 'null-co', 'qcow2', 'raw'];
