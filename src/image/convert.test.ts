@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import { havePeers } from '../../test/support/peers.js';
+import { havePeers, oracleTool } from '../../test/support/peers.js';
 import { createImageFile } from '../block/create.js';
 import { Perm } from '../block/driver.js';
 import { allowImplicitOpens } from '../block/gate.js';
@@ -18,6 +18,7 @@ const folder = mkdtempSync(join(tmpdir(), 'vdisk-convert-'));
 const graph = new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens });
 afterEach(() => graph.close());
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const oracle = oracleTool('qemu-img');
 let counter = 0;
 const path = (): string => join(folder, `image-${counter++}`);
 
@@ -104,6 +105,23 @@ describe('convertImages', () => {
     await convert([raw(source)], target, 'raw');
     expect(statSync(target).blocks * 512).toBeLessThan(2.5 * mebibyte);
     expect(statSync(target).size).toBe(statSync(source).size);
+  });
+
+  it('packs compressed clusters in the order of the disk', async () => {
+    const [source, first, second] = [sample(), path(), path()];
+    for (const target of [first, second]) await convert([raw(source)], target, 'qcow2', 'cluster_size=16k', { compress: true });
+    expect(readFileSync(first).equals(readFileSync(second))).toBe(true);
+    expect((await mapOf(first)).some(({ compressed }) => compressed)).toBe(true);
+  });
+
+  it.skipIf(oracle === undefined)('writes the very bytes that the peer writes', async () => {
+    const [source, ours, theirs] = [sample(), path(), path()];
+    for (const [options, extra] of [[undefined, {}], ['cluster_size=4k', {}], ['compression_type=zstd', { compress: true }]] as const) {
+      await convert([raw(source)], ours, 'qcow2', options, extra);
+      const args = ['convert', '-f', 'raw', '-O', 'qcow2', ...('compress' in extra ? ['-c'] : []), ...(options === undefined ? [] : ['-o', options]), source, theirs];
+      expect(spawnSync(oracle!, args, { encoding: 'utf8' }).stderr).toBe('');
+      expect(readFileSync(ours).equals(readFileSync(theirs)), options).toBe(true);
+    }
   });
 
   it('joins sources', async () => {

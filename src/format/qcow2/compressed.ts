@@ -14,6 +14,8 @@ export class CompressedClusters {
   readonly #image: Qcow2Image;
   readonly #clusters: ClusterMap;
   readonly #codec: Codec;
+  /** Clusters are packed in the order in which they were sent, whichever is compressed first. */
+  readonly #turns = new Turns();
   /** The cluster decompressed last, and the state of compressed data it belongs to. */
   #last: { readonly host: number; readonly age: number; readonly bytes: Uint8Array } | undefined;
 
@@ -58,9 +60,17 @@ export class CompressedClusters {
       whole = new Uint8Array(clusterSize);
       whole.set(source);
     }
-    const packed = clusterSize >= laterFrom ? yield* wait(this.#codec.compressLater(whole)) : this.#codec.compress(whole);
-    if (packed.length >= clusterSize) return false;
-    const place = yield* wait(image.exclusive(() => run(this.#reserve(offset, packed.length))));
+    let packed: Uint8Array;
+    let place: number;
+    const turn = this.#turns.take();
+    try {
+      packed = clusterSize >= laterFrom ? yield* wait(this.#codec.compressLater(whole)) : this.#codec.compress(whole);
+      yield* wait(turn.mine);
+      if (packed.length >= clusterSize) return false;
+      place = yield* wait(image.exclusive(() => run(this.#reserve(offset, packed.length))));
+    } finally {
+      turn.done();
+    }
     try {
       image.checkOverlap(place, packed.length);
       yield* wait(image.debug('write_compressed'));
@@ -84,6 +94,23 @@ export class CompressedClusters {
     const { file } = this.#image;
     const size = Math.ceil(file.size / 512) * 512;
     if (size !== file.size) yield* wait(file.resize(size, { exact: false }));
+  }
+}
+
+/** A queue whose members do other work until it is their turn. */
+class Turns {
+  #last: Promise<void> | undefined;
+
+  /** `mine` comes when all that were taken before are done; undefined: it has come. */
+  take(): { readonly mine: Promise<void> | undefined; readonly done: () => void } {
+    const mine = this.#last;
+    let done!: () => void;
+    const finished = new Promise<void>((resolve) => { done = resolve; });
+    const last = (mine === undefined ? finished : mine.then(() => finished)).then(() => {
+      if (this.#last === last) this.#last = undefined;
+    });
+    this.#last = last;
+    return { mine, done };
   }
 }
 
