@@ -1,18 +1,27 @@
-// Bundles the command line for quick start-up: one CommonJS-free ESM entry, split so that each verb loads only what it needs.
+// Bundles the command line for quick start-up: one script, and V8's compiled form of what common calls run (main.cache), which
+// saves more than half of the time a call takes. Another Node version refuses the cache and compiles as usual.
 import { build } from 'esbuild';
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 
 const { values } = parseArgs({ options: { outdir: { type: 'string', default: 'dist/cli' } } });
+const outdir = resolve(values.outdir);
 await build({
   entryPoints: { main: 'src/face/cli/main.ts' },
-  outdir: values.outdir,
+  outdir,
+  outExtension: { '.js': '.cjs' },
   bundle: true,
-  splitting: true,
-  format: 'esm',
+  format: 'cjs',
   platform: 'node',
   target: 'node20',
-  minifyWhitespace: true,
-  minifySyntax: true,
+  minify: true,
+  banner: { js: 'const bundleUrl=require("node:url").pathToFileURL(__filename).href;' },
+  define: { 'import.meta.url': 'bundleUrl' },
   external: ['koffi', '@bokuweb/zstd-wasm'],
+  supported: { 'dynamic-import': false },
   logLevel: 'warning',
 });
+const warm = spawnSync(process.execPath, [fileURLToPath(new URL('warm-cache.cjs', import.meta.url)), outdir], { stdio: ['ignore', 'ignore', 'inherit'] });
+if (warm.status !== 0) process.exit(1);

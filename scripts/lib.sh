@@ -34,8 +34,8 @@ install_packages() {
 
 # Compiles where a source is newer than the last build.
 build_if_needed() {
-  if [ ! -f dist/cli/main.js ] || [ ! -f dist/index.js ] ||
-    [ -n "$(find src scripts/bundle.mjs package.json tsconfig.json -newer dist/cli/main.js -type f -print -quit)" ]; then
+  if [ ! -f dist/cli/main.cjs ] || [ ! -f dist/index.js ] ||
+    [ -n "$(find src scripts/bundle.mjs package.json tsconfig.json -newer dist/cli/main.cjs -type f -print -quit)" ]; then
     npm run --silent build
   fi
 }
