@@ -9,6 +9,8 @@ import type { Cookie, Replies } from './replies.js';
 const PIECE = 128 * 1024;
 /** Pieces where the backend does not answer at once. */
 const ASYNC_PIECE = 1024 * 1024;
+/** Stretches of data remembered. */
+const MAX_KNOWN = 32;
 /** Shorter stretches are quicker read than sent from the file. */
 const FILE_FROM = 128 * 1024;
 /** Pieces that go straight from a file to the socket: about what a socket holds. */
@@ -39,11 +41,7 @@ export class LongReads {
   readonly #replies: Replies;
   readonly #host: ReadHost;
   readonly #file: PlainFile | undefined;
-  /**
-   * A stretch last seen to hold data. To read it is right whatever becomes of it; to ask again costs a file system much (tmpfs walks
-   * all pages up to the next hole).
-   */
-  #data = { from: 0, to: 0 };
+  readonly #known = new KnownData();
 
   constructor(backend: BlockBackend, replies: Replies, host: ReadHost) {
     this.#backend = backend;
@@ -54,7 +52,7 @@ export class LongReads {
 
   /** Part of what holds data may be a hole now. */
   forget(): void {
-    this.#data = { from: 0, to: 0 };
+    this.#known.clear();
   }
 
   /** A structured reply: chunks of data, and holes where the backend knows of them. `cookie` must outlive the call. */
@@ -85,14 +83,12 @@ export class LongReads {
     const step = (): MaybePromise<boolean> => {
       if (this.#host.closed()) return false;
       if (offset < dataEnd) return data();
-      if (offset >= this.#data.from && offset < this.#data.to) {
-        dataEnd = Math.min(end, this.#data.to);
-        return data();
-      }
+      dataEnd = Math.min(end, this.#known.endOf(offset));
+      if (offset < dataEnd) return data();
       return andThen(this.#backend.status(offset, this.#backend.size - offset), (status) => {
         const bytes = Math.min(status.length, end - offset);
         if (!status.zero || bytes === 0) {
-          this.#data = { from: offset, to: offset + (status.length || end - offset) };
+          this.#known.add(offset, offset + (status.length || end - offset));
           return true;
         }
         const at = offset;
@@ -194,5 +190,29 @@ export class LongReads {
     } catch (error) {
       return failed(error);
     }
+  }
+}
+
+/**
+ * Stretches last seen to hold data. To read them is right whatever became of them; to ask again costs a file system much (tmpfs walks
+ * all pages up to the next hole).
+ */
+class KnownData {
+  readonly #stretches: { readonly from: number; readonly to: number }[] = [];
+  #next = 0;
+
+  /** Where the known stretch that holds `offset` ends; `offset` itself where there is none. */
+  endOf(offset: number): number {
+    for (const { from, to } of this.#stretches) if (offset >= from && offset < to) return to;
+    return offset;
+  }
+
+  add(from: number, to: number): void {
+    this.#stretches[this.#next++ % MAX_KNOWN] = { from, to };
+  }
+
+  clear(): void {
+    this.#stretches.length = 0;
+    this.#next = 0;
   }
 }
