@@ -64,7 +64,7 @@ export function settingsOf(options: Qcow2OpenOptions, header: Qcow2Header): Imag
   const lazyRefcounts = options['lazy-refcounts'] ?? (header.compatible & 1n) !== 0n;
   if (lazyRefcounts && header.version < 3) throw bad('Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level');
   const discardKeepsReference = options['discard-no-unref'] ?? false;
-  if (discardKeepsReference && header.version < 3) throw bad('discard-no-unref requires a qcow2 image with at least qemu 1.1 compatibility level');
+  if (discardKeepsReference && header.version < 3) throw bad('discard-no-unref is only supported since qcow2 version 3');
   return {
     ...caches, overlapCheck, lazyRefcounts, discardKeepsReference,
     passDiscard: {
