@@ -3,15 +3,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { BlockChild } from '../../block/child.js';
 import { BlockError } from '../../block/errors.js';
 import { BlockGraph } from '../../block/graph.js';
-import { DriverRegistry } from '../../block/registry.js';
-import { memory } from '../../protocol/memory/index.js';
-import { run } from '../../util/steps.js';
-import { checkImage } from './check.js';
-import { parseHeader } from './header.js';
-import { Qcow2Image } from './image.js';
+import { createRegistry } from '../../drivers.js';
 
 let folder: string;
 const qemuImg = process.env['QEMU_IMG_PROG'] ?? 'qemu-img';
@@ -24,27 +18,22 @@ function qemu(args: string[], program = qemuImg): { status: number; out: string;
   return { status: done.status ?? -1, out: done.stdout, err: done.stderr };
 }
 
-async function ours(bytes: Uint8Array, repair: 'none' | 'leaks' | 'all'): Promise<{ lines: string[]; counts: object; error: string | undefined }> {
-  const graph = new BlockGraph({ drivers: new DriverRegistry([memory]) });
-  const backend = await graph.openBackend({ driver: 'memory' });
-  const file = new BlockChild('file', 'image', backend.node);
-  file.take = 15;
-  await file.write(0, bytes);
+interface Outcome { lines: string[]; counts: Record<string, number | undefined>; error: string | undefined }
+
+/** What `qemu-img check` does: check, and check again if anything was repaired. */
+async function ours(file: string, repair: 'none' | 'leaks' | 'all'): Promise<Outcome> {
   const lines: string[] = [];
-  let counts: Record<string, number | undefined> = {};
+  const graph = new BlockGraph({ drivers: createRegistry(), gate: () => true });
+  graph.onReport = (line) => lines.push(line);
+  const report = { report: (line: string) => lines.push(line), reportError: (line: string) => lines.push(...`qemu-img: ${line}`.split('\n')) };
+  let counts: Outcome['counts'] = {};
   let error: string | undefined;
+  const backend = await graph.openBackend({ driver: 'qcow2', file: { driver: 'file', filename: file } }, { check: true, readOnly: repair === 'none' });
   try {
-    const header = parseHeader(bytes.subarray(0, 65536), () => {}, true);
-    const image = new Qcow2Image({
-      context: { nodeName: 'x', options: {}, readOnly: repair === 'none', mode: { check: true, noBacking: true, noIo: false, probed: false }, child: () => undefined, implicitChild: () => Promise.resolve(undefined), debugPoint: () => undefined, probe: () => 'raw', object: () => undefined, warn: (line) => lines.push(line), report: (line) => lines.push(line) },
-      header, file, dataFile: file, backing: undefined,
-      settings: { lazyRefcounts: false, passDiscard: { never: false, request: false, snapshot: false, other: false, always: true }, discardKeepsReference: false, overlapCheck: 0x7f, l2Slices: 16, refcountBlocks: 16, sliceSize: 4096 },
-    });
-    await run(image.reload());
-    const report = { report: (line: string) => lines.push(line), reportError: (line: string) => lines.push(...`qemu-img: ${line}`.split('\n')) };
-    let result = await checkImage(image, { repair, ...report });
+    const { check } = backend.facet('check')!;
+    let result = await check({ repair, ...report });
     const fixed = { 'leaks-fixed': result.leaksFixed, 'corruptions-fixed': result.corruptionsFixed };
-    if (result.leaksFixed + result.corruptionsFixed > 0) result = await checkImage(image, { repair: 'none', ...report });
+    if (result.leaksFixed + result.corruptionsFixed > 0) result = await check({ repair: 'none', ...report });
     counts = {
       'check-errors': result.checkErrors, 'corruptions': result.corruptions, 'leaks': result.leaks, 'image-end-offset': result.imageEndOffset,
       'total-clusters': result.totalClusters, 'allocated-clusters': result.allocatedClusters, 'fragmented-clusters': result.fragmentedClusters,
@@ -54,7 +43,7 @@ async function ours(bytes: Uint8Array, repair: 'none' | 'leaks' | 'all'): Promis
     if (!(caught instanceof BlockError)) throw caught;
     error = caught.message;
   }
-  await backend.close();
+  await backend.close().catch(() => undefined);
   for (const [key, value] of Object.entries(counts)) if (value === undefined || (value === 0 && key !== 'check-errors')) delete counts[key];
   return { lines, counts, error };
 }
@@ -79,7 +68,7 @@ function makeImages(): Map<string, Uint8Array> {
 }
 
 describe('check agrees with qemu-img', () => {
-  for (const seed of (process.env['SEEDS'] ?? '1,2,3').split(',').map(Number)) {
+  for (const seed of [1, 2, 3]) {
     it(`on damaged images (seed ${seed})`, async () => {
       let state = seed * 2654435761;
       const random = (limit: number): number => {
@@ -106,9 +95,9 @@ describe('check agrees with qemu-img', () => {
           const repair = (['none', 'leaks', 'all'] as const)[random(3)]!;
           writeFileSync(file, damaged);
           const theirs = qemu(['check', '--output=json', ...(repair === 'none' ? [] : ['-r', repair]), '-f', 'qcow2', file]);
-          const mine = await ours(damaged, repair);
-          if (process.env['SHOW']) console.log(name, repair, log.join(' '), theirs.err);
           if (theirs.err.includes('Could not open') || theirs.err.includes('could not resize') || theirs.err.includes('Cannot allocate memory') || theirs.err.includes('writing refblock')) continue;
+          writeFileSync(file, damaged);
+          const mine = await ours(file, repair);
           const where = `${name} ${repair} ${log.join(' ')}`;
           const lines = mine.lines.concat(mine.error === undefined ? [] : [`qemu-img: Check failed: ${mine.error}`]);
           const failed = theirs.err.includes('qemu-img: Check failed: ');
