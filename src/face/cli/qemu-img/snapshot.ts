@@ -3,7 +3,7 @@ import { BlockError, Errno, strerror } from '../../../block/errors.js';
 import type { BlockNode } from '../../../block/node.js';
 import { snapshotInfo } from '../../../image/info.js';
 import { findSnapshot, snapshotsOf } from '../../../image/snapshot.js';
-import { CliError, out, setQuiet, usageError } from '../output.js';
+import { CliError, out, reportError, setQuiet, usageError } from '../output.js';
 import { openImage, withImage } from '../open.js';
 import { checkImageOptions, oneFilename, VerbOptions } from './options.js';
 
@@ -68,7 +68,9 @@ const run = {
     const failed = (errno: number, cause?: unknown): BlockError => new BlockError('NOT_FOUND', `Failed to load snapshot: ${strerror(errno)}`, { errno }, cause);
     if (found === undefined) throw failed(Errno.ENOENT);
     await facet.apply(found.id).catch((error: unknown) => {
-      throw error instanceof BlockError ? failed(error.errno, error) : error;
+      if (!(error instanceof BlockError)) throw error;
+      if (error.code === 'CORRUPT_IMAGE') reportError(error.message);
+      throw failed(error.errno, error);
     });
   },
   async delete(node: BlockNode, name: string): Promise<void> {
