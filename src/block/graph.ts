@@ -258,6 +258,7 @@ export class BlockGraph {
   async #openOptions(given: Record<string, unknown>, inherited: Inherited): Promise<BlockNode> {
     const options = { ...given };
     const name = takeString(options, 'node-name') ?? `#block${String(this.#counter++).padStart(3, '0')}`;
+    if (!/^(#block|[A-Za-z][A-Za-z0-9._-]*$)/.test(name)) throw new BlockError('INVALID_ARGUMENT', `Invalid node-name: '${name}'`);
     if (this.#nodes.has(name)) throw new BlockError('ALREADY_EXISTS', `Duplicate nodes with node-name='${name}'`);
     const own = takeCommon(options, inherited);
     if (own.settings.forceShare && !own.readOnly) throw new BlockError('INVALID_ARGUMENT', 'force-share=on can only be used with read-only images');
@@ -295,6 +296,9 @@ export class BlockGraph {
               ? `A block device must be specified for "${childName}"` : `Parameter '${childName}' is missing`);
           }
           continue;
+        }
+        if (typeof reference === 'string' && Object.keys(options).some((key) => key.startsWith(`${childName}.`))) {
+          throw new BlockError('INVALID_ARGUMENT', 'Cannot reference an existing block device with additional options or a new filename');
         }
         delete options[childName];
         if (own.mode.noIo && role === 'data' && optional) continue;

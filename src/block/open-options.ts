@@ -1,7 +1,9 @@
 /** Options of an open, taken apart: what every node has, what children are given, what the driver declares. */
+import type { QValue } from '../util/qjson.js';
 import type { BlockDriver, OpenMode } from './driver.js';
 import { BlockError } from './errors.js';
 import type { OpenGate } from './gate.js';
+import { flattenOptions } from './key-values.js';
 import type { NodeSettings } from './node.js';
 import { coerceOption, type OptionField } from './options.js';
 
@@ -49,32 +51,45 @@ export function takeString(options: Record<string, unknown>, key: string): strin
   return typeof value === 'string' && value !== '' ? value : undefined;
 }
 
+function coerceCommon(key: string, field: OptionField, value: unknown): unknown {
+  const known = field.type !== 'enum' || (typeof value === 'string' && field.values?.includes(value));
+  if (!known) throw new BlockError('INVALID_ARGUMENT', key === 'discard' ? 'Invalid discard option' : `invalid parameter value: ${String(value)}`);
+  return coerceOption(key, field, value);
+}
+
 /** Consumes the options every node has. */
 export function takeCommon(options: Record<string, unknown>, inherited: Inherited): Inherited {
   const values: Record<string, unknown> = {};
   for (const [key, field] of Object.entries(commonFields)) {
     if (options[key] === undefined) continue;
-    values[key] = coerceOption(key, field, options[key]);
+    values[key] = coerceCommon(key, field, options[key]);
     delete options[key];
   }
   const cache = options['cache'];
   delete options['cache'];
+  const unknown: Record<string, unknown> = {};
   const cacheValues: Record<string, unknown> = {};
   if (isDictionary(cache)) {
     for (const [key, value] of Object.entries(cache)) {
       const field = cacheFields[key];
       if (field) cacheValues[key] = coerceOption(`cache.${key}`, field, value);
-      else if (key !== 'writeback') throw new BlockError('INVALID_ARGUMENT', `Invalid parameter 'cache.${key}'`);
+      else if (key !== 'writeback') unknown[key] = value;
     }
   }
+  // left for the driver to refuse in its own name
+  if (Object.keys(unknown).length > 0) options['cache'] = unknown;
   const discard = values['discard'];
   const readOnly = values['read-only'] as boolean | undefined;
+  const unmaps = discard === undefined ? inherited.settings.discard === 'unmap' : discard === 'unmap' || discard === 'on';
+  if (values['detect-zeroes'] === 'unmap' && !unmaps) {
+    throw new BlockError('INVALID_ARGUMENT', 'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap');
+  }
   return {
     ...inherited,
     readOnly: readOnly ?? inherited.readOnly,
     autoReadOnly: (values['auto-read-only'] as boolean | undefined) ?? inherited.autoReadOnly,
     settings: {
-      discard: discard === undefined ? inherited.settings.discard : discard === 'unmap' || discard === 'on' ? 'unmap' : 'ignore',
+      discard: unmaps ? 'unmap' : 'ignore',
       detectZeroes: (values['detect-zeroes'] as NodeSettings['detectZeroes'] | undefined) ?? inherited.settings.detectZeroes,
       direct: (cacheValues['direct'] as boolean | undefined) ?? inherited.settings.direct,
       noFlush: (cacheValues['no-flush'] as boolean | undefined) ?? inherited.settings.noFlush,
@@ -109,9 +124,10 @@ export function coerceAll(driver: BlockDriver, options: Record<string, unknown>,
     const field = fields[key] ?? fields[Object.keys(fields).find((name) => name.startsWith(`${key}.`)) ?? ''];
     if (!field) {
       if (driver.children[key.split('.')[0]!]) throw new BlockError('INVALID_ARGUMENT', 'Cannot reference an existing block device with additional options or a new filename');
+      const [named = key] = Object.keys(flattenOptions({ [key]: value as QValue }));
       throw new BlockError('INVALID_ARGUMENT', driver.kind === 'protocol' || driver.protocolPrefixes
-        ? `Block protocol '${driver.name}' doesn't support the option '${key}'`
-        : `Block format '${driver.name}' does not support the option '${key}'`);
+        ? `Block protocol '${driver.name}' doesn't support the option '${named}'`
+        : `Block format '${driver.name}' does not support the option '${named}'`);
     }
     explicit[key] = value;
     if (fields[key]) values[key] = coerceOption(key, field, value);

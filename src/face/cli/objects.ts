@@ -6,7 +6,13 @@ import type { UserObject, UserObjects } from '../../block/objects.js';
 import { parseQJson, QJsonError, type QValue } from '../../util/qjson.js';
 import { CliError } from './output.js';
 
-const known = ['secret', 'authz-list', 'authz-list-file', 'authz-pam', 'authz-simple', 'iothread', 'throttle-group', 'tls-creds-anon', 'tls-creds-psk', 'tls-creds-x509'];
+const credentials = ['dir', 'endpoint', 'priority', 'verify-peer'];
+/** Types with their properties; undefined: not looked at. */
+const known: Readonly<Record<string, readonly string[] | undefined>> = {
+  secret: ['data', 'file', 'format', 'iv', 'keyid'],
+  'tls-creds-anon': credentials, 'tls-creds-psk': [...credentials, 'username'], 'tls-creds-x509': [...credentials, 'passwordid', 'sanity-check'],
+  'authz-list': undefined, 'authz-list-file': undefined, 'authz-pam': undefined, 'authz-simple': undefined, iothread: undefined, 'throttle-group': undefined,
+};
 const objects = new Map<string, UserObject>();
 
 /** Objects of this process by id. */
@@ -16,9 +22,11 @@ export function userObjects(): UserObjects { return objects; }
 export function addObject(text: string): UserObject {
   const { 'qom-type': type, id, ...properties } = parse(text);
   if (typeof type !== 'string') throw new CliError("Parameter 'qom-type' is missing");
-  if (!known.includes(type)) throw new CliError(`Parameter 'qom-type' does not accept value '${type}'`);
+  if (!Object.hasOwn(known, type)) throw new CliError(`Parameter 'qom-type' does not accept value '${type}'`);
   if (typeof id !== 'string') throw new CliError("Parameter 'id' is missing");
   if (objects.has(id)) throw new CliError(`attempt to add duplicate property '${id}' to object (type 'container')`);
+  const surplus = Object.keys(properties).find((name) => known[type]?.includes(name) === false);
+  if (surplus !== undefined) throw new CliError(`Parameter '${surplus}' is unexpected`);
   const object = { type, id, properties };
   if (type === 'secret') secretBytes(object);
   if (type.startsWith('tls-creds-')) loadTlsCredentials(object);
