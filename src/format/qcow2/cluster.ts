@@ -128,7 +128,7 @@ export class ClusterMap {
       const start = offset % clusterSize;
       const touched = mask(Math.floor(start / subclusterSize), Math.ceil(Math.min(clusterSize, start + end - offset) / subclusterSize));
       if ((entryLo(view, word + 1) & touched) >>> 0 !== touched) return undefined;
-      this.#checkBitmap(entryHi(view, word + 1), entryLo(view, word + 1), true, spot);
+      this.#checkBitmap(entryHi(view, word + 1), entryLo(view, word + 1), true, spot, at);
     }
     if (place % clusterSize !== 0 || external) this.#checkPlace(place, spot, offset - (offset % clusterSize));
     return place;
@@ -136,7 +136,7 @@ export class ClusterMap {
 
   #mapSubclusters(spot: Spot, offset: number, length: number): LayerExtent {
     const { clusterSize, subclusterSize, sliceEntries } = this.#image.geometry;
-    const first = this.#entry(spot, spot.at);
+    const first = this.#entry(spot, spot.at, true);
     if (first.kind === ClusterKind.COMPRESSED) {
       return { kind: 'data', length: Math.min(length, clusterSize - (offset % clusterSize)), compressed: true };
     }
@@ -151,7 +151,7 @@ export class ClusterMap {
     for (let at = spot.at; end < offset + length;) {
       if (end % clusterSize === 0 && end > start) {
         if (++at === sliceEntries) break;
-        entry = this.#entry(spot, at);
+        entry = this.#entry(spot, at, true);
         if (entry.kind === ClusterKind.COMPRESSED || (entry.kind !== ClusterKind.UNALLOCATED) !== placed) break;
         if (placed && entry.host !== first.host + (end - start)) break;
       }
@@ -191,7 +191,7 @@ export class ClusterMap {
     return Math.min(length, index * l2Coverage - offset);
   }
 
-  #entry(spot: Spot, at: number): Entry {
+  #entry(spot: Spot, at: number, reading = false): Entry {
     const { extended, external } = this.#image.geometry;
     const { view } = spot.slice;
     const word = extended ? at * 2 : at;
@@ -207,7 +207,7 @@ export class ClusterMap {
     }
     const zero = entryHi(view, word + 1);
     const allocated = entryLo(view, word + 1);
-    this.#checkBitmap(zero, allocated, kind === ClusterKind.NORMAL, spot);
+    this.#checkBitmap(zero, allocated, kind === ClusterKind.NORMAL, spot, at, reading);
     return { hi, lo, kind, host, copied, allocated, zero };
   }
 
@@ -236,10 +236,10 @@ export class ClusterMap {
     }
   }
 
-  #checkBitmap(zero: number, allocated: number, placed: boolean, spot: Spot): void {
+  #checkBitmap(zero: number, allocated: number, placed: boolean, spot: Spot, at: number, reading = false): void {
     if ((zero & allocated) === 0 && (placed || allocated === 0)) return;
     throw this.#image.signalCorruption(
-      `Invalid cluster entry found (L2 offset: ${hex(spot.table)}, L2 index: ${hex(spot.index)})`, { fatal: true });
+      `Invalid cluster entry found ${reading ? ' ' : ''}(L2 offset: ${hex(spot.table)}, L2 index: ${hex(spot.index + at - spot.at)})`, { fatal: true });
   }
 
   // -- Allocation --------------------------------------------------------------------------------------------------------------
