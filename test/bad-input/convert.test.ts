@@ -1,0 +1,200 @@
+/**
+ * Conversions that cannot be finished: a full disk, a signal, a server that goes away. What was made is removed and the exit status
+ * says so; only kill -9 leaves something behind.
+ */
+import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { ToolFolder, until, type Running } from '../support/our-tools.js';
+import { havePeers } from '../support/peers.js';
+
+const MiB = 1 << 20;
+let folder: ToolFolder;
+let source: string;
+beforeAll(() => {
+  folder = new ToolFolder();
+  source = folder.file('source.raw');
+  writeFileSync(source, randomBytes(32 * MiB));
+});
+afterAll(() => folder.remove());
+
+const formats = [['-O', 'raw'], ['-O', 'qcow2'], ['-O', 'qcow2', '-c'], ['-O', 'qcow2', '-c', '-W', '-m', '16'], ['-O', 'qcow2', '-o', 'preallocation=metadata']];
+
+/** A conversion that takes long, caught when its target has begun to grow. */
+async function underWay(parameters: readonly string[], target: string): Promise<Running> {
+  const running = folder.start(folder.tool('qemu-img'), ['convert', '-r', '4M', ...parameters, target]);
+  await until(() => (statSync(target, { throwIfNoEntry: false })?.blocks ?? 0) > 1024 || running.child.exitCode !== null, 'the target to grow');
+  expect(running.child.exitCode, running.output.stderr).toBeNull();
+  return running;
+}
+
+const mayMount = process.getuid?.() === 0 && spawnSync('unshare', ['-m', 'true']).status === 0;
+if (!mayMount) {
+  if (process.env['CI'] === 'true') throw new Error('A small file system cannot be mounted');
+  console.warn('!!! A small file system cannot be mounted without root. The tests of full disks are NOT run.');
+}
+
+describe.skipIf(!mayMount)('a full disk', () => {
+  let small: string;
+  beforeEach(() => {
+    small = folder.file('small');
+    mkdirSync(small, { recursive: true });
+    folder.succeed('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', small]);
+  });
+  afterEach(() => { folder.succeed('umount', [small]); });
+  const qemuImg = (...parameters: readonly string[]) => folder.run(folder.tool('qemu-img'), parameters);
+
+  it.each([...formats, ['-O', 'raw', '-C'], ['-O', 'raw', '-t', 'writethrough']].map((options) => [options.join(' '), options] as const))('convert %s', (_name, options) => {
+    const { status, stderr } = qemuImg('convert', '-f', 'raw', ...options, source, `${small}/target`);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^qemu-img: error while writing at byte \d+: No space left on device\n$/);
+    expect(readdirSync(small)).toEqual([]);
+  });
+
+  it.each([
+    ['raw', 'falloc', 'Could not preallocate new data'], ['raw', 'full', 'Could not write zeros for preallocation'],
+    ['qcow2', 'falloc', 'No space left on device'], ['qcow2', 'full', 'No space left on device'],
+  ])('create and convert with everything preallocated: %s, %s', (format, preallocation, message) => {
+    for (const parameters of [
+      ['create', '-q', '-f', format, '-o', `preallocation=${preallocation}`, `${small}/target`, '32M'],
+      ['convert', '-f', 'raw', '-O', format, '-o', `preallocation=${preallocation}`, source, `${small}/target`],
+    ]) {
+      const { status, stderr } = qemuImg(...parameters);
+      expect(status).toBe(1);
+      expect(stderr).toContain(`${small}/target`);
+      expect(stderr).toContain(message);
+      expect(stderr).toContain('No space left on device');
+      expect(readdirSync(small)).toEqual([]);
+    }
+  });
+
+  it.each(['raw', 'qcow2'])('an existing %s target stays, and is never said to be good', (format) => {
+    expect(qemuImg('create', '-q', '-f', format, `${small}/target`, '32M').status).toBe(0);
+    const { status, stderr } = qemuImg('convert', '-n', '-f', 'raw', '-O', format, source, `${small}/target`);
+    expect([status, stderr]).toEqual([1, expect.stringContaining('No space left on device')]);
+    expect(readdirSync(small)).toEqual(['target']);
+  });
+
+  it.each(['raw', 'qcow2'])('a %s image that cannot grow is as it was', (format) => {
+    expect(qemuImg('create', '-q', '-f', format, `${small}/target`, '1M').status).toBe(0);
+    const before = readFileSync(`${small}/target`);
+    const { status, stderr } = qemuImg('resize', '-f', format, '--preallocation=full', `${small}/target`, '32M');
+    expect([status, stderr]).toEqual([1, expect.stringContaining('No space left on device')]);
+    if (format === 'raw') expect(readFileSync(`${small}/target`).equals(before)).toBe(true);
+    else {
+      expect(qemuImg('check', '-f', format, `${small}/target`)).toMatchObject({ status: 0 });
+      expect(qemuImg('info', '-f', format, `${small}/target`).stdout).toContain('virtual size: 1 MiB (1048576 bytes)');
+    }
+  });
+
+  it('a qcow2 image that runs full takes nothing more, keeps what it has, and stays sound', () => {
+    expect(qemuImg('create', '-q', '-f', 'qcow2', `${small}/target`, '32M').status).toBe(0);
+    const write = Array.from({ length: 16 }, (_, index) => ['-c', `write -P ${index + 1} ${index}M 1M`]).flat();
+    const { status, stdout, stderr } = folder.run(folder.tool('qemu-io'), ['-f', 'qcow2', ...write, `${small}/target`]);
+    const written = [...stdout.matchAll(/^wrote 1048576\/1048576 bytes at offset (\d+)$/gm)].map(([, offset]) => Number(offset) / MiB);
+    expect(status).toBe(1);
+    expect(`${stdout}${stderr}`).toContain('write failed: No space left on device');
+    expect(written.length).toBeGreaterThanOrEqual(6);
+    const read = written.flatMap((index) => ['-c', `read -P ${index + 1} ${index}M 1M`]);
+    expect(folder.run(folder.tool('qemu-io'), ['-f', 'qcow2', ...read, `${small}/target`]).status).toBe(0);
+    expect([0, 3]).toContain(qemuImg('check', '-f', 'qcow2', `${small}/target`).status);
+  });
+});
+
+describe('a signal', () => {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    it.each(formats.map((options) => [options.join(' '), options] as const))(`${signal} amid convert %s`, async (_name, options) => {
+      const target = folder.file(`${signal}.img`);
+      const running = await underWay(['-f', 'raw', ...options, source], target);
+      running.child.kill(signal);
+      const { status, signal: died } = await running.ended;
+      expect([status, died]).toEqual([null, signal]);
+      expect(existsSync(target)).toBe(false);
+    });
+  }
+
+  it('is heard by a conversion that never waits', async () => {
+    const endless = (size: string): string => `driver=null-co,read-zeroes=off,size=${size}`;
+    const running = folder.start(folder.tool('qemu-img'), ['convert', '-n', '-S', '0', '--image-opts', '--target-image-opts', endless('4P'), endless('4P')]);
+    await new Promise((resolve) => { setTimeout(resolve, 1000); });
+    expect(running.child.exitCode, running.output.stderr).toBeNull();
+    const sent = performance.now();
+    running.child.kill('SIGINT');
+    expect((await running.ended).signal).toBe('SIGINT');
+    expect(performance.now() - sent).toBeLessThan(5000);
+  });
+
+  it('leaves a target that was there before', async () => {
+    const target = folder.file('existing.raw');
+    writeFileSync(target, new Uint8Array(32 * MiB));
+    const running = await underWay(['-n', '-f', 'raw', '-O', 'raw', source], target);
+    running.child.kill('SIGINT');
+    await running.ended;
+    expect(statSync(target).size).toBe(32 * MiB);
+  });
+
+  it('kill -9 leaves a part of the target, which differs from the source and can be overwritten', async () => {
+    for (const format of ['raw', 'qcow2']) {
+      const target = folder.file(`killed.${format}`);
+      const running = await underWay(['-f', 'raw', '-O', format, source], target);
+      running.child.kill('SIGKILL');
+      await running.ended;
+      const compare = ['compare', '-f', 'raw', '-F', format, source, target];
+      expect(folder.run(folder.tool('qemu-img'), compare)).toMatchObject({ status: 1 });
+      folder.succeed(folder.tool('qemu-img'), ['convert', '-f', 'raw', '-O', format, source, target]);
+      expect(folder.run(folder.tool('qemu-img'), compare)).toMatchObject({ status: 0 });
+    }
+  });
+});
+
+describe.skipIf(!havePeers('qemu-nbd'))('an NBD server that goes away', () => {
+  async function serve(image: string): Promise<{ server: Running; uri: string }> {
+    const socket = folder.file(`${image.split('/').at(-1)}.sock`);
+    const server = folder.start('qemu-nbd', ['-t', '-f', 'raw', '-k', socket, image]);
+    await until(() => existsSync(socket), 'qemu-nbd');
+    return { server, uri: `nbd+unix:///?socket=${socket}` };
+  }
+
+  it.each(formats.map((options) => [options.join(' '), options] as const))('as the source of convert %s: an error, and no target', async (_name, options) => {
+    const { server, uri } = await serve(source);
+    const target = folder.file('cut.img');
+    const running = await underWay(['-f', 'raw', ...options, uri], target);
+    server.child.kill('SIGKILL');
+    const { status, stderr } = await running.ended;
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^(qemu-img: .*\n)*qemu-img: error while reading at byte \d+: .+\n$/);
+    expect(existsSync(target)).toBe(false);
+  });
+
+  it('as the target: an error', async () => {
+    const image = folder.file('remote.raw');
+    writeFileSync(image, '');
+    folder.succeed('truncate', ['-s', '32M', image]);
+    const { server, uri } = await serve(image);
+    const running = folder.start(folder.tool('qemu-img'), ['convert', '-r', '4M', '-n', '-f', 'raw', '-O', 'raw', source, uri]);
+    await until(() => statSync(image).blocks > 1024, 'the target to grow');
+    server.child.kill('SIGKILL');
+    const { status, stderr } = await running.ended;
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^(qemu-img: .*\n)*qemu-img: error while writing at byte \d+: .+\n$/);
+  });
+
+  it('as a backing file: an error, and no target', async () => {
+    const { server, uri } = await serve(source);
+    const overlay = folder.file('overlay.qcow2');
+    folder.succeed(folder.tool('qemu-img'), ['create', '-q', '-f', 'qcow2', '-b', uri, '-F', 'raw', overlay]);
+    const target = folder.file('cut-below.img');
+    const running = await underWay(['-f', 'qcow2', '-O', 'qcow2', overlay], target);
+    server.child.kill('SIGKILL');
+    expect((await running.ended).status).toBe(1);
+    expect(existsSync(target)).toBe(false);
+  });
+
+  it('before it was reached: an error that names the address, and no target', () => {
+    const { status, stderr } = folder.run(folder.tool('qemu-img'), ['convert', '-O', 'raw', `nbd+unix:///?socket=${folder.file('nobody')}`, folder.file('never.img')]);
+    expect(status).toBe(1);
+    expect(stderr).toContain(folder.file('nobody'));
+    expect(existsSync(folder.file('never.img'))).toBe(false);
+  });
+});
