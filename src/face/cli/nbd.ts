@@ -1,10 +1,13 @@
 /** vdisk nbd: images as exports, with less to type than qemu-nbd. */
-import { basename } from 'node:path';
+import { existsSync, realpathSync } from 'node:fs';
+import { basename, dirname } from 'node:path';
 import type { BlockBackend } from '../../block/child.js';
 import { Perm } from '../../block/driver.js';
+import { allowImplicitOpens, denyImplicitOpens, type OpenGate } from '../../block/gate.js';
 import { loadTlsCredentials } from '../../platform/tls-credentials.js';
 import { formatNbdUri, type SocketAddress } from '../../wire/nbd/address.js';
 import { ExportRegistry, NbdExport } from '../nbd/exports.js';
+import { directoryGate } from '../nbd/gate.js';
 import { NbdServer, type NbdServerOptions } from '../nbd/server.js';
 import { Getopt, GetoptError } from './getopt.js';
 import { closeGraph, openImage } from './open.js';
@@ -12,13 +15,14 @@ import { flushOut, out, reportError, usageError } from './output.js';
 
 const help = `Usage: vdisk nbd [options] IMAGE...
 Serves images over NBD until Ctrl-C, read-only unless --writable is given. An IMAGE may be written NAME=FILE; the export is
-called NAME, else like the file.
+called NAME, else like the file. An image's backing and data files are opened where they lie in the image's own directory.
 
       --host HOST           listen on this address (default 127.0.0.1)
       --port PORT           and this port (default 10809)
       --socket PATH         listen on a unix socket instead
   -w, --writable            let clients write
   -f, --format FORMAT       format of the images (default: looked up in their content)
+      --trust-images        open whatever the images refer to: other files, devices, addresses
       --bitmap NAME         offer this dirty bitmap (may be repeated)
       --max-clients NUM     clients served at a time (default 100)
       --tls-certificates DIRECTORY   encrypt, with ca-cert.pem, server-cert.pem and server-key.pem from there
@@ -80,17 +84,20 @@ export function parseServeOptions(argv: readonly string[], own: readonly string[
 }
 
 export async function main(argv: string[]): Promise<number> {
-  const options = parseServeOptions(argv, ['f,format=', 'bitmap='], help);
+  const options = parseServeOptions(argv, ['f,format=', 'bitmap=', 'trust-images'], help);
   if (options === undefined) return 0;
   if (options.operands.length === 0) throw usageError('Which image?');
   const bitmaps = options.others.filter(({ name }) => name === 'bitmap').map(({ value }) => value);
   const format = options.others.findLast(({ name }) => name === 'format')?.value;
+  const trusted = options.others.some(({ name }) => name === 'trust-images');
   const registry = new ExportRegistry();
   const backends: BlockBackend[] = [];
   try {
     for (const operand of options.operands) {
       const [, name, file] = /^([^=/:{]+)=(.+)$/s.exec(operand) ?? [undefined, basename(operand), operand];
-      const backend = await openImage(file, { format, writable: options.writable, options: { share: Perm.ALL, discard: 'unmap' } });
+      const backend = await openImage(file, {
+        format, writable: options.writable, options: { share: Perm.ALL, discard: 'unmap', gate: trusted ? allowImplicitOpens : gateOf(file) },
+      });
       backends.push(backend);
       registry.add(new NbdExport(backend, { name: name, writable: options.writable, bitmaps, allocationDepth: true }));
     }
@@ -103,6 +110,12 @@ export async function main(argv: string[]): Promise<number> {
     for (const backend of backends) await backend.close();
     await closeGraph();
   }
+}
+
+/** A format nobody named is looked up in the image's content; what the image refers to must lie in its directory. */
+function gateOf(image: string): OpenGate {
+  const beside = existsSync(image) ? directoryGate(dirname(realpathSync(image))) : denyImplicitOpens;
+  return (request) => (request.kind === 'probe' && request.from === undefined) || beside(request);
 }
 
 /** Serves until a signal asks to stop, then stops cleanly; a second signal kills. */

@@ -1,11 +1,11 @@
 /** A directory of images as exports: opened when a client asks, closed when the last one leaves. Nothing outside it is ever opened. */
-import { readdirSync, realpathSync, statSync } from 'node:fs';
-import { extname, join, sep } from 'node:path';
+import { readdirSync, realpathSync } from 'node:fs';
+import { extname, join } from 'node:path';
 import { BlockError } from '../../block/errors.js';
 import { BlockGraph } from '../../block/graph.js';
-import type { OpenGate } from '../../block/gate.js';
 import type { DriverRegistry } from '../../block/registry.js';
 import { NbdExport, type ExportDirectory, type ExportListing } from './exports.js';
+import { directoryGate, isFileInside } from './gate.js';
 
 export interface DirectoryOptions {
   readonly drivers: DriverRegistry;
@@ -29,13 +29,13 @@ export class DirectoryExports implements ExportDirectory {
   constructor(root: string, options: DirectoryOptions) {
     this.#root = realpathSync(root);
     this.#writable = options.writable;
-    this.#graph = new BlockGraph({ drivers: options.drivers, gate: this.#gate });
+    this.#graph = new BlockGraph({ drivers: options.drivers, gate: directoryGate(this.#root) });
   }
 
   /** File names, sorted; files that come later are served without more ado. */
   names(): string[] {
     return readdirSync(this.#root, { withFileTypes: true })
-      .filter((entry) => !entry.name.startsWith('.') && (entry.isFile() || entry.isSymbolicLink()) && this.#inside(join(this.#root, entry.name)))
+      .filter((entry) => !entry.name.startsWith('.') && (entry.isFile() || entry.isSymbolicLink()) && isFileInside(this.#root, join(this.#root, entry.name)))
       .map(({ name }) => name).sort().slice(0, MAX_LISTED);
   }
 
@@ -83,19 +83,6 @@ export class DirectoryExports implements ExportDirectory {
       backend = await open(true);
     }
     return new NbdExport(backend, { name, writable: this.#writable, allocationDepth: true, bitmaps: usableBitmaps(backend, !this.#writable) });
-  }
-
-  readonly #gate: OpenGate = ({ kind, filename }) =>
-    this.#inside(filename) || (kind === 'probe' ? 'the file is outside the served directory' : `${filename} is outside the served directory`);
-
-  /** Whether the name leads to a regular file in the directory, symbolic links followed. */
-  #inside(filename: string): boolean {
-    try {
-      const real = realpathSync(filename);
-      return real.startsWith(this.#root.endsWith(sep) ? this.#root : this.#root + sep) && statSync(real).isFile();
-    } catch {
-      return false;
-    }
   }
 }
 
