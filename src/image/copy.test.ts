@@ -9,12 +9,17 @@ import { memory } from '../protocol/memory/index.js';
 import type { MaybePromise } from '../util/maybe.js';
 import { copyImages, type CopyControl } from './copy.js';
 
-/** A passthrough whose requests take random turns, and which notes and fails them. */
+const turn = (): Promise<void> => new Promise((resolve) => { setImmediate(resolve); });
+async function randomTurns(): Promise<void> {
+  for (let turns = Math.random() * 5; turns > 0; turns--) await turn();
+}
+
+/** A passthrough whose requests are delayed, noted, and made to fail. */
 class TestOps extends BlockOps {
   override readonly capabilities: Capabilities = { write: true, writeFlags: 0, zeroFlags: 0, discard: true, resize: 'any', growsOnWrite: false };
   readonly child: BlockChild;
   readonly log: { op: string; offset: number; length: number }[] = [];
-  slow = false;
+  delay: (() => Promise<void>) | undefined;
   fails: (op: string, offset: number, length: number) => boolean = () => false;
   atOnce = 0;
   mostAtOnce = 0;
@@ -41,13 +46,9 @@ class TestOps extends BlockOps {
   #request(op: string, offset: number, length: number, perform: () => MaybePromise<void>): MaybePromise<void> {
     this.log.push({ op, offset, length });
     if (this.fails(op, offset, length)) throw systemError(28);
-    if (!this.slow) return perform();
+    if (!this.delay) return perform();
     this.mostAtOnce = Math.max(this.mostAtOnce, ++this.atOnce);
-    return this.#wait().then(perform).finally(() => { this.atOnce--; });
-  }
-
-  async #wait(): Promise<void> {
-    for (let turns = Math.random() * 5; turns > 0; turns--) await new Promise((resolve) => setImmediate(resolve));
+    return this.delay().then(perform).finally(() => { this.atOnce--; });
   }
 }
 const testDriver: BlockDriver = {
@@ -98,13 +99,13 @@ describe('copyImages', () => {
         const sources = [];
         for (const content of contents) {
           const { image, ops } = await disk(content.length, content);
-          ops.slow = slowSource;
+          ops.delay = slowSource ? randomTurns : undefined;
           sources.push({ image });
         }
         const target = await disk(whole.length, targetIsZero ? undefined : new Uint8Array(whole.length).fill(0xff));
-        target.ops.slow = slowTarget;
+        target.ops.delay = slowTarget ? randomTurns : undefined;
         await copyImages(sources, target.image, { ...defaults, ...control, targetIsZero });
-        target.ops.slow = false;
+        target.ops.delay = undefined;
         expect(Buffer.compare(read(target.image), whole)).toBe(0);
         const writes = target.ops.log.filter(({ op }) => op !== 'read').map(({ offset }) => offset);
         if (!control.outOfOrder) expect(writes).toEqual([...writes].sort((a, b) => a - b));
@@ -113,12 +114,18 @@ describe('copyImages', () => {
   });
 
   it('works on several pieces at a time where the source waits', async () => {
-    const source = await disk(4 << 20, new Uint8Array(4 << 20).fill(1));
-    source.ops.slow = true;
-    const target = await disk(4 << 20);
-    await copyImages([{ image: source.image }], target.image, { ...defaults, parallel: 5 });
-    expect(source.ops.mostAtOnce).toBeGreaterThan(1);
-    expect(source.ops.mostAtOnce).toBeLessThanOrEqual(5);
+    const source = await disk(24 << 20, new Uint8Array(24 << 20).fill(1));
+    const waiting: (() => void)[] = [];
+    source.ops.delay = () => new Promise((resolve) => { waiting.push(resolve); });
+    const target = await disk(24 << 20);
+    let done = false;
+    const copied = copyImages([{ image: source.image }], target.image, { ...defaults, parallel: 5 }).finally(() => { done = true; });
+    while (!done) {
+      for (let turns = 0; turns < 20; turns++) await turn();
+      waiting.shift()?.();
+    }
+    await copied;
+    expect(source.ops.mostAtOnce).toBe(5);
   });
 
   it('writes no zeroes to a target that reads as zero, and all of them for -S 0', async () => {
@@ -136,7 +143,7 @@ describe('copyImages', () => {
   it('says where it could not write, after what is under way has ended', async () => {
     const source = await disk(6 << 20, new Uint8Array(6 << 20).fill(1));
     const target = await disk(6 << 20);
-    target.ops.slow = true;
+    target.ops.delay = randomTurns;
     target.ops.fails = (op, offset, length) => op === 'write' && offset + length > 5 << 20;
     await expect(copyImages([{ image: source.image }], target.image, defaults)).rejects.toThrow('error while writing at byte 4194304: No space left on device');
     expect(target.ops.atOnce).toBe(0);
@@ -160,7 +167,7 @@ describe('copyImages', () => {
   it('stops when told', async () => {
     const source = await disk(64 << 20, new Uint8Array(64 << 20).fill(1));
     const target = await disk(64 << 20);
-    source.ops.slow = true;
+    source.ops.delay = randomTurns;
     const control = new AbortController();
     const copied = copyImages([{ image: source.image }], target.image, { ...defaults, signal: control.signal });
     setImmediate(() => control.abort());
