@@ -92,6 +92,7 @@ export async function main(argv: string[]): Promise<number> {
   const trusted = options.others.some(({ name }) => name === 'trust-images');
   const registry = new ExportRegistry();
   const backends: BlockBackend[] = [];
+  const stopped = stopRequested();
   try {
     for (const operand of options.operands) {
       const [, name, file] = /^([^=/:{]+)=(.+)$/s.exec(operand) ?? [undefined, basename(operand), operand];
@@ -104,7 +105,9 @@ export async function main(argv: string[]): Promise<number> {
     const server = new NbdServer({ exports: registry, ...options.server });
     const address = await server.listen(options.address);
     for (const { name } of registry.list()) out(`${formatNbdUri(address, name, options.server.tls !== undefined)}\n`);
-    await untilStopped(server);
+    flushOut();
+    await stopped;
+    await server.stop();
     return 0;
   } finally {
     for (const backend of backends) await backend.close();
@@ -118,11 +121,14 @@ function gateOf(image: string): OpenGate {
   return (request) => (request.kind === 'probe' && request.from === undefined) || beside(request);
 }
 
-/** Serves until a signal asks to stop, then stops cleanly; a second signal kills. */
-export async function untilStopped(server: NbdServer): Promise<void> {
-  flushOut();
-  await new Promise<void>((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => resolve());
+/** Resolves at the first signal that asks to stop; a second one kills. To be called before there is anything to stop. */
+export function stopRequested(): Promise<void> {
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  return new Promise((resolve) => {
+    const stop = (): void => {
+      for (const signal of signals) process.off(signal, stop);
+      resolve();
+    };
+    for (const signal of signals) process.on(signal, stop);
   });
-  await server.stop();
 }

@@ -7,9 +7,9 @@ import { formatNbdUri, type SocketAddress } from '../../wire/nbd/address.js';
 import { formatSize } from '../../util/units.js';
 import { DirectoryExports } from '../nbd/directory.js';
 import { NbdServer } from '../nbd/server.js';
-import { parseServeOptions, untilStopped } from './nbd.js';
+import { parseServeOptions, stopRequested } from './nbd.js';
 import { closeGraph, sharedGraph } from './open.js';
-import { out, usageError } from './output.js';
+import { flushOut, out, usageError } from './output.js';
 
 const help = `Usage: vdisk serve [options] [DIRECTORY]
 Serves the images in DIRECTORY (default ./disks) over NBD until Ctrl-C, each under its file name. Files that come later are served
@@ -36,10 +36,13 @@ export async function main(argv: string[]): Promise<number> {
   const exports = new DirectoryExports(directory, { drivers, writable: options.writable });
   if (exports.names().length === 0) await createExample(directory);
   const server = new NbdServer({ exports, ...options.server });
+  const stopped = stopRequested();
   try {
     const address = await server.listen(options.address);
     await announce(directory, exports, address, options.writable, options.server.tls !== undefined);
-    await untilStopped(server);
+    flushOut();
+    await stopped;
+    await server.stop();
     out('\nStopped.\n');
     return 0;
   } finally {

@@ -1,6 +1,7 @@
 /** What a daemon's images may refer to. */
 import { realpathSync, statSync } from 'node:fs';
 import { sep } from 'node:path';
+import { protocolPrefix } from '../../block/filename.js';
 import type { OpenGate } from '../../block/gate.js';
 
 /** Whether the name leads to a regular file in the directory (a real path), symbolic links followed. */
@@ -15,5 +16,6 @@ export function isFileInside(root: string, filename: string): boolean {
 
 /** Lets images refer to regular files in the directory (a real path) and to nothing else: no device, no address, no file elsewhere. */
 export function directoryGate(root: string): OpenGate {
-  return ({ filename }) => isFileInside(root, filename) || `it is no file in ${root}`;
+  // a file may be called nbd:localhost:10809, but the name would not open the file
+  return ({ filename }) => (protocolPrefix(filename) === undefined && isFileInside(root, filename)) || `it is no file in ${root}`;
 }
