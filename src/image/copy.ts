@@ -12,8 +12,8 @@ import { RatePacer } from './pacer.js';
 const sector = 512;
 /** Largest piece that is read, then written: progress and errors speak of them, as the peer's do. */
 const pieceBytes = 2 << 20;
-/** Pieces under way where reading never waits and writing is no more than copying: one is written, one read, one ready. More would only leave the processor's cache. */
-const parallelInMemory = 3;
+/** Pieces under way where reading never waits and writing is no more than copying: one is written, one read, two ready. More would only leave the processor's cache. */
+const parallelInMemory = 4;
 const turnMs = 50;
 
 export interface CopyControl {

@@ -7,7 +7,7 @@ import type { OptionValue } from '../../block/options.js';
 import { Ioctl, type Native, native as systemCalls } from '../../platform/native.js';
 import { PermissionLocks } from './locks.js';
 import { preallocate, writeFirstBlock } from './preallocate.js';
-import { errnoOf } from './transfer.js';
+import { errnoOf } from './errno.js';
 
 const openFile = promisify(open);
 const closeFile = promisify(close);

@@ -10,7 +10,7 @@ import { deviceGeometry } from './device.js';
 import { probeAlignment } from './direct.js';
 import { PermissionLocks } from './locks.js';
 import { FileOps } from './ops.js';
-import { errnoOf } from './transfer.js';
+import { errnoOf } from './errno.js';
 
 const openFile = promisify(open);
 const closeFile = promisify(close);

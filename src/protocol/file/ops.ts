@@ -11,7 +11,8 @@ import { DirectTransfer } from './direct.js';
 import type { PermissionLocks } from './locks.js';
 import { Pace } from './pace.js';
 import { preallocate, writeFirstBlock } from './preallocate.js';
-import { BufferedTransfer, errnoOf, type Transfer } from './transfer.js';
+import { errnoOf } from './errno.js';
+import { BufferedTransfer, type Transfer } from './transfer.js';
 
 const openFile = promisify(open);
 const closeFile = promisify(close);
@@ -216,7 +217,7 @@ export class FileOps extends BlockOps {
     const copyRange: CopyRangeFacet = { copyFrom: (source, sourceOffset, offset, length) => this.#copyFrom(source.fd, sourceOffset, offset, length) };
     return {
       descriptor,
-      background: { allowBackgroundWrites: () => { if (this.#transfer instanceof BufferedTransfer) this.#transfer.background = true; } },
+      background: { allowBackgroundWrites: () => { if (this.#transfer instanceof BufferedTransfer) this.#transfer.allowBackgroundWrites(); } },
       formatInfo: { specific: () => ({ type: 'file', data: {} }) },
       allocatedSize: { allocatedSize: () => statFile(this.#fd).then(({ blocks }) => blocks * 512) },
       ...(this.#native && { copyRange }),

@@ -4,7 +4,8 @@ import { promisify } from 'node:util';
 import type { Preallocation } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { Native } from '../../platform/native.js';
-import { errnoOf, writeLater } from './transfer.js';
+import { errnoOf } from './errno.js';
+import { writeLater } from './transfer.js';
 
 const openFile = promisify(open);
 const closeFile = promisify(close);

@@ -3,7 +3,9 @@ import { read as readOnPool, readSync, write as writeOnPool, writeSync } from 'n
 import type { Native } from '../../platform/native.js';
 import { Errno, systemError } from '../../block/errors.js';
 import type { MaybePromise } from '../../util/maybe.js';
+import { errnoOf } from './errno.js';
 import type { Pace } from './pace.js';
+import { WriteQueue } from './write-queue.js';
 
 export interface Transfer {
   /** Fills the target; what lies past the file's end is zero. */
@@ -25,12 +27,6 @@ type Attempt = (fd: number, bytes: Uint8Array, offset: number) => number;
 
 const mustWait: Attempt = () => -Errno.EAGAIN;
 
-/** The errno of an error that Node threw. */
-export function errnoOf(error: unknown): number {
-  const { errno } = error as NodeJS.ErrnoException;
-  return typeof errno === 'number' ? Math.abs(errno) : Errno.EIO;
-}
-
 function attempt(call: (fd: number, bytes: Uint8Array, start: number, length: number, position: number) => number): Attempt {
   return (fd, bytes, offset) => {
     try {
@@ -50,8 +46,7 @@ export class BufferedTransfer implements Transfer {
   #readNow: Attempt;
   readonly #writeNow: Attempt;
   readonly #pace: Pace | undefined;
-  /** Large writes are done on the thread pool, so that their sender can go on. */
-  background = false;
+  #queue: WriteQueue | undefined;
 
   /** Without a pace every write is made at once: the file system lives in memory and has no device to wait for. */
   constructor(fd: number, native: Native | undefined, pace: Pace | undefined) {
@@ -63,6 +58,11 @@ export class BufferedTransfer implements Transfer {
     this.#writeNow = native ? (file, bytes, offset) => native.write(file, bytes, offset) : attempt(writeSync);
   }
 
+  /** Large writes are done on the thread pool from now on, so that their sender can go on. */
+  allowBackgroundWrites(): void {
+    this.#queue = new WriteQueue(this.#fd);
+  }
+
   read(offset: number, target: Uint8Array): MaybePromise<void> {
     if (target.length > longestHere) return readLater(this.#fd, offset, target, 0);
     const count = this.#readNow(this.#fd, target, offset);
@@ -70,7 +70,7 @@ export class BufferedTransfer implements Transfer {
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
-    if (this.background && source.length >= backgroundFrom) return writeLater(this.#fd, offset, source, 0);
+    if (this.#queue && source.length >= backgroundFrom) return this.#queue.write(offset, source);
     const start = this.#pace ? this.#pace.begin() : 0;
     if (start === undefined || source.length > longestHere) return writeLater(this.#fd, offset, source, 0);
     const count = this.#writeNow(this.#fd, source, offset);
