@@ -154,6 +154,7 @@ export class BlockNode {
     return this.#changed || this.driver.kind === 'format' ? this.ops.flush() : undefined;
   }
 
+  /** What a longer layer below would show in the added range reads as zero. */
   async resize(size: number, options: ResizeOptions): Promise<void> {
     if (this.readOnly) throw new BlockError('PERMISSION', 'Image is read-only', { node: this.name, op: 'resize', errno: Errno.EACCES });
     if (!Number.isSafeInteger(size) || size < 0) throw new BlockError('OUT_OF_RANGE', 'Could not resize file: File too large', { errno: Errno.EFBIG });
@@ -161,7 +162,8 @@ export class BlockNode {
     if (resize === 'none') throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support resize', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
     if (resize === 'grow' && size < this.size) throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support shrinking', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
     this.#changed = true;
-    await this.ops.resize(size, options);
+    const hides = [...this.children.values()].some(({ role, size: below }) => role === 'cow' && below > this.size);
+    await this.ops.resize(size, hides ? { ...options, zeroNew: true } : options);
     for (const bitmap of this.bitmaps.values()) bitmap.resize(size);
     for (const listener of this.#onResize) listener(size);
   }

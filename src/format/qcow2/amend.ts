@@ -53,7 +53,10 @@ export async function amendQcow2(parts: ResizeParts, options: OptionValues, cont
   }
   await changeHeader(image, plan);
   if (plan.lazyRefcounts !== undefined) await setLazyRefcounts(image, plan.lazyRefcounts);
-  if (plan.size !== undefined) await resizeQcow2(parts, plan.size, { preallocation: 'off', exact: false, zeroNew: false });
+  if (plan.size !== undefined) {
+    const zeroNew = image.backing !== undefined && image.backing.size > image.size;
+    await resizeQcow2(parts, plan.size, { preallocation: 'off', exact: false, zeroNew });
+  }
   if (plan.version < image.header.version) await downgrade(image, progress);
 }
 

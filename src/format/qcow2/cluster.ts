@@ -3,8 +3,10 @@ import type { BlockChild } from '../../block/child.js';
 import { Req, type LayerExtent } from '../../block/driver.js';
 import { Errno, systemError } from '../../block/errors.js';
 import type { Allocation, AskAgain, HostRun } from '../../block/mapped-format.js';
+import type { MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import type { CachedTable } from './cache.js';
+import { allOnes, hasPlace, highestBit, lowestBit, mask, needsRoom, readEntry, writeEntry, type Entry } from './entry.js';
 import { hex } from './geometry.js';
 import type { FreeReason, Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
@@ -23,20 +25,21 @@ interface Spot {
   readonly index: number;
 }
 
-/** An L2 entry, taken apart. Subcluster masks are all ones or all zeroes with standard entries. */
-interface Entry {
-  readonly hi: number;
-  readonly lo: number;
-  /** With extended entries, of the cluster as a whole: NORMAL where it has a place. */
-  readonly kind: ClusterKind;
-  readonly host: number;
-  /** May be changed in place: nobody else refers to it. */
-  readonly copied: boolean;
-  readonly allocated: number;
-  readonly zero: number;
+/** What a cluster holds that is not preallocated from its start. */
+interface Edge {
+  /** Bytes of it that belong to the guest already. */
+  readonly used: number;
+  readonly read: (offset: number, target: Uint8Array) => MaybePromise<void>;
 }
 
-const allOnes = 0xffff_ffff;
+/** How room is made ahead of writes. */
+interface Room {
+  /** Where it is. */
+  readonly host?: number;
+  /** It reads as zero and is shown to the guest; otherwise subclusters are left as they were. */
+  readonly visible?: boolean;
+  readonly edge?: Edge | undefined;
+}
 
 export class ClusterMap {
   readonly #image: Qcow2Image;
@@ -193,22 +196,11 @@ export class ClusterMap {
 
   #entry(spot: Spot, at: number, reading = false): Entry {
     const { extended, external } = this.#image.geometry;
-    const { view } = spot.slice;
-    const word = extended ? at * 2 : at;
-    const hi = entryHi(view, word);
-    const lo = entryLo(view, word);
-    const kind = clusterKind(hi, lo, extended, external);
-    const copied = hi >= COPIED_HI;
-    if (kind === ClusterKind.COMPRESSED) return { hi, lo, kind, host: 0, copied: false, allocated: allOnes, zero: 0 };
-    const host = entryOffset(hi, lo);
-    if (!extended) {
-      const zero = kind === ClusterKind.ZERO_PLAIN || kind === ClusterKind.ZERO_ALLOCATED ? allOnes : 0;
-      return { hi, lo, kind, host, copied, allocated: kind === ClusterKind.NORMAL ? allOnes : 0, zero };
+    const entry = readEntry(spot.slice.view, at, extended, external);
+    if (extended && entry.kind !== ClusterKind.COMPRESSED) {
+      this.#checkBitmap(entry.zero, entry.allocated, entry.kind === ClusterKind.NORMAL, spot, at, reading);
     }
-    const zero = entryHi(view, word + 1);
-    const allocated = entryLo(view, word + 1);
-    this.#checkBitmap(zero, allocated, kind === ClusterKind.NORMAL, spot, at, reading);
-    return { hi, lo, kind, host, copied, allocated, zero };
+    return entry;
   }
 
   // -- Checks ------------------------------------------------------------------------------------------------------------------
@@ -284,17 +276,34 @@ export class ClusterMap {
   }
 
   /**
-   * Gives up to `count` clusters from guest offset `guest` on a place that holds nothing yet: at `host`, whose clusters are counted
-   * already, or else in new room. Runs inside `image.exclusive`.
+   * Gives up to `count` clusters from guest offset `guest` on a place ahead of being written: at `host`, whose clusters are counted
+   * already, or else in new room. Runs inside `image.exclusive`; `edge` is needed where the first of them holds something, which stays
+   * where it is or comes along.
    */
-  *preallocate(guest: number, count: number, host?: number): Steps<{ host: number; count: number }> {
+  *preallocate(guest: number, count: number, { host, visible = false, edge }: Room): Steps<{ host: number; count: number }> {
     const image = this.#image;
-    const { clusterSize, sliceEntries, external } = image.geometry;
+    const { clusterSize, sliceEntries, external, extended } = image.geometry;
     const spot = yield* this.#spotForWriting(guest);
+    const first = this.#entry(spot, spot.at);
+    if (host === undefined && edge !== undefined && !needsRoom(first)) return { host: first.host, count: 1 };
     const taken = Math.min(count, sliceEntries - spot.at);
     const place = external ? guest : host ?? (yield* image.refcounts.allocate(taken * clusterSize));
-    yield* this.#link(guest, taken, place, true, { start: guest, end: guest });
+    const unpacks = extended && first.kind === ClusterKind.COMPRESSED;
+    if (edge !== undefined) yield* this.#carry(first, guest, place, edge, visible || !extended || unpacks);
+    yield* this.#link(guest, taken, place, true, { start: guest, end: visible ? guest + taken * clusterSize : unpacks ? guest + clusterSize : guest });
     return { host: place, count: taken };
+  }
+
+  /** Copies what a cluster holds to its new place: `all` of it, or the subclusters that are stored. */
+  *#carry(entry: Entry, guest: number, place: number, { used, read }: Edge, all: boolean): Steps<void> {
+    if (!all && entry.allocated === 0) return;
+    const { subclusterSize } = this.#image.geometry;
+    const start = all ? 0 : lowestBit(entry.allocated) * subclusterSize;
+    const end = all ? used : Math.min(used, (highestBit(entry.allocated) + 1) * subclusterSize);
+    if (start >= end) return;
+    const bytes = new Uint8Array(end - start);
+    yield* wait(read(guest + start, bytes));
+    yield* wait(this.#image.dataFile.write(place + start, bytes));
   }
 
   /** Padding in front of a write that starts `at` bytes into its cluster. */
@@ -303,7 +312,7 @@ export class ClusterMap {
     const sub = Math.floor(at / subclusterSize);
     if (!fresh) return (entry.allocated >>> sub) & 1 ? 0 : at % subclusterSize;
     // A new place must take along all that lies at the old one.
-    const lowest = entry.allocated === 0 || !extended ? sub : Math.min(sub, 31 - Math.clz32(entry.allocated & -entry.allocated));
+    const lowest = entry.allocated === 0 || !extended ? sub : Math.min(sub, lowestBit(entry.allocated));
     return at - lowest * subclusterSize;
   }
 
@@ -312,7 +321,7 @@ export class ClusterMap {
     const { subclusterSize, extended } = this.#image.geometry;
     const sub = Math.ceil(at / subclusterSize) - 1;
     if (!fresh) return (entry.allocated >>> sub) & 1 ? 0 : (sub + 1) * subclusterSize - at;
-    const highest = entry.allocated === 0 || !extended ? sub : Math.max(sub, 31 - Math.clz32(entry.allocated));
+    const highest = entry.allocated === 0 || !extended ? sub : Math.max(sub, highestBit(entry.allocated));
     return (highest + 1) * subclusterSize - at;
   }
 
@@ -328,7 +337,7 @@ export class ClusterMap {
   /** Makes `count` clusters from guest offset `guest` live at `host`, of which [visible.start, visible.end) is filled. */
   *#link(guest: number, count: number, host: number, fresh: boolean, visible: { readonly start: number; readonly end: number }): Steps<void> {
     const image = this.#image;
-    const { clusterSize, subclusterSize } = image.geometry;
+    const { clusterSize, subclusterSize, extended } = image.geometry;
     yield* image.markDirty();
     const spot = yield* this.#spotForWriting(guest);
     const replaced: Entry[] = [];
@@ -342,7 +351,7 @@ export class ClusterMap {
         Math.min(subclustersPerCluster, Math.ceil((visible.end - start) / subclusterSize)));
       const before = old.kind === ClusterKind.COMPRESSED ? 0 : old.allocated;
       const hi = (hiOf(place) | COPIED_HI) >>> 0;
-      changed = this.#set(spot.slice.view, spot.at + at, hi, loOf(place), (old.zero & ~filled) >>> 0, (before | filled) >>> 0) || changed;
+      changed = writeEntry(spot.slice.view, spot.at + at, extended, hi, loOf(place), (old.zero & ~filled) >>> 0, (before | filled) >>> 0) || changed;
     }
     if (!changed) return;
     image.l2.dirty(spot.slice);
@@ -430,12 +439,15 @@ export class ClusterMap {
   /** Makes a range read as zero; it is made of whole subclusters, but for the end of the disk. */
   *zero(offset: number, length: number, flags: number): Steps<void> {
     const image = this.#image;
-    const { clusterSize } = image.geometry;
+    const { clusterSize, subclusterSize } = image.geometry;
     if (image.header.version < 3) {
       if (image.backing !== undefined || offset % clusterSize !== 0) throw systemError(Errno.ENOTSUP, { op: 'writeZeroes', offset, length });
       return yield* this.discard(offset, length, 'request', false);
     }
-    yield* this.#forEachEntry(offset, length, (spot, at, from, to) => this.#zeroEntry(spot, at, from, to, (flags & Req.MAY_UNMAP) !== 0));
+    // as the peer has it: subclusters that end with the disk take those behind it along
+    const unit = (offset + length) % subclusterSize === 0 ? clusterSize : subclusterSize;
+    yield* this.#forEachEntry(offset, length, unit, (spot, at, from, to) =>
+      this.#zeroEntry(spot, at, from, to, (flags & Req.MAY_UNMAP) !== 0));
   }
 
   /** Zeroes bytes [from, to) of the cluster of an entry. Returns what is to be freed. */
@@ -449,19 +461,19 @@ export class ClusterMap {
       const drops = unmaps && !keeps;
       const hi = drops ? 0 : old.hi;
       const lo = drops ? 0 : old.lo;
-      if (!this.#set(view, at, hi, extended ? lo : (lo | ZERO_LO) >>> 0, allOnes, 0)) return undefined;
+      if (!writeEntry(view, at, extended, hi, extended ? lo : (lo | ZERO_LO) >>> 0, allOnes, 0)) return undefined;
       return unmaps ? { entry: old, reason: 'request', keeps } : unchangedPlace;
     }
     if (!extended || old.kind === ClusterKind.COMPRESSED) throw systemError(Errno.ENOTSUP, { op: 'writeZeroes' });
     const zeroed = mask(Math.floor(from / subclusterSize), Math.ceil(to / subclusterSize));
-    return this.#set(view, at, old.hi, old.lo, (old.zero | zeroed) >>> 0, (old.allocated & ~zeroed) >>> 0) ? unchangedPlace : undefined;
+    return writeEntry(view, at, extended, old.hi, old.lo, (old.zero | zeroed) >>> 0, (old.allocated & ~zeroed) >>> 0) ? unchangedPlace : undefined;
   }
 
   /** Gives up whole clusters. `full`: the backing file shows through again; else they read as zero. */
   *discard(offset: number, length: number, reason: FreeReason, full: boolean): Steps<void> {
     const image = this.#image;
     if (!full && image.header.version < 3 && image.backing !== undefined) return;
-    yield* this.#forEachEntry(offset, length, (spot, at) => this.#discardEntry(spot, at, reason, full));
+    yield* this.#forEachEntry(offset, length, image.geometry.clusterSize, (spot, at) => this.#discardEntry(spot, at, reason, full));
   }
 
   #discardEntry(spot: Spot, at: number, reason: FreeReason, full: boolean): Change | undefined {
@@ -479,28 +491,17 @@ export class ClusterMap {
       zero = allOnes;
       allocated = 0;
     }
-    return this.#set(view, at, hi, lo, zero, allocated) ? { entry: old, reason, keeps } : undefined;
+    return writeEntry(view, at, extended, hi, lo, zero, allocated) ? { entry: old, reason, keeps } : undefined;
   }
 
-  /** Changes an entry. False if it already was so. */
-  #set(view: DataView, at: number, hi: number, lo: number, zero: number, allocated: number): boolean {
-    const { extended } = this.#image.geometry;
-    const word = extended ? at * 2 : at;
-    const same = entryHi(view, word) === hi && entryLo(view, word) === lo
-      && (!extended || (entryHi(view, word + 1) === zero && entryLo(view, word + 1) === allocated));
-    if (same) return false;
-    setEntry(view, word, hi, lo);
-    if (extended) setEntry(view, word + 1, zero, allocated);
-    return true;
-  }
-
-  /** Changes the entries of a range, one slice after the other, and frees what they gave up. */
-  *#forEachEntry(offset: number, length: number, change: (spot: Spot, at: number, from: number, to: number) => Change | undefined): Steps<void> {
+  /** Changes the entries of a range, one slice after the other, and frees what they gave up. At the end of the disk it goes on to a whole `unit`. */
+  *#forEachEntry(
+    offset: number, length: number, unit: number, change: (spot: Spot, at: number, from: number, to: number) => Change | undefined,
+  ): Steps<void> {
     const image = this.#image;
-    const { clusterSize, sliceEntries } = image.geometry;
+    const { sliceEntries } = image.geometry;
     const end = offset + length;
-    // The last cluster of a disk may reach beyond its end.
-    const last = end >= image.size ? Math.ceil(end / clusterSize) * clusterSize : end;
+    const last = end >= image.size ? Math.ceil(end / unit) * unit : end;
     for (let position = offset; position < last;) {
       const start = position;
       position = yield* wait(image.exclusive(() => run(this.#changeSlice(start, last, sliceEntries, change))));
@@ -568,22 +569,6 @@ interface Change {
   readonly keeps: boolean;
 }
 const unchangedPlace: Change = { entry: undefined, reason: 'never', keeps: true };
-
-function hasPlace(entry: Entry): boolean {
-  return entry.kind === ClusterKind.NORMAL || entry.kind === ClusterKind.ZERO_ALLOCATED;
-}
-
-/** A write to the cluster must go to a new place. */
-function needsRoom(entry: Entry): boolean {
-  return !(hasPlace(entry) && entry.copied);
-}
-
-/** Bits [from, to) of 32. */
-function mask(from: number, to: number): number {
-  if (to <= from) return 0;
-  const upTo = to >= 32 ? allOnes : 2 ** to - 1;
-  return (upTo & ~(2 ** from - 1)) >>> 0;
-}
 
 function* discardQuietly(child: BlockChild, offset: number, length: number): Steps<void> {
   try {

@@ -1,6 +1,7 @@
 /** Room for guest data in advance. */
 import type { Preallocation } from '../../block/driver.js';
 import { Errno, systemError } from '../../block/errors.js';
+import type { MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import type { ClusterMap } from './cluster.js';
 import { maxRefcountTableBytes } from './header.js';
@@ -9,28 +10,43 @@ import { Structure } from './overlap.js';
 import type { Refcounts } from './refcount.js';
 import { hiOf, loOf, refcountsPerBlock, setEntry, viewOf, writeRefcount } from './tables.js';
 
+export interface PreallocateParts {
+  readonly image: Qcow2Image;
+  readonly clusters: ClusterMap;
+  /** Reads guest bytes. */
+  readonly read: (offset: number, target: Uint8Array) => MaybePromise<void>;
+  /** Runs `request` while nothing else writes to the range, which is made of whole clusters. */
+  readonly alone: <T>(offset: number, length: number, request: () => MaybePromise<T>) => MaybePromise<T>;
+}
+
+interface Placed {
+  readonly host: number;
+  readonly count: number;
+}
+
 /** Gives the guest range [from, to) a place in the tables; the data file is made to reach so far, with `preallocation`. */
-export async function preallocateTables(image: Qcow2Image, clusters: ClusterMap, from: number, to: number, preallocation: Preallocation): Promise<void> {
-  const { clusterSize, subclusterSize } = image.geometry;
+export async function preallocateTables(parts: PreallocateParts, from: number, to: number, preallocation: Preallocation): Promise<void> {
+  const { dataFile, geometry: { clusterSize, subclusterSize } } = parts.image;
   let end = 0;
   let guest = from - (from % clusterSize);
   while (guest < to) {
-    const wanted = Math.ceil((to - guest) / clusterSize);
-    const done = await image.exclusive(() => run(clusters.preallocate(guest, wanted)));
+    const done = await place(parts, guest, Math.ceil((to - guest) / clusterSize), from, {});
     guest += done.count * clusterSize;
     end = done.host + done.count * clusterSize;
   }
   end -= Math.floor((guest - to) / subclusterSize) * subclusterSize;
-  if (end > image.dataFile.size) await image.dataFile.resize(end, { preallocation, exact: false });
+  if (end > dataFile.size) await dataFile.resize(end, { preallocation, exact: false });
 }
 
 /**
  * Gives the guest range [from, to) a place in one piece behind the end of the file, which the host then provides.
+ * @param visible subclusters are shown to the guest, too (they read as zero)
  * @param provide makes the file end at the offset it is given
  */
 export async function preallocateArea(
-  image: Qcow2Image, clusters: ClusterMap, from: number, to: number, provide: (end: number) => Promise<void>,
+  parts: PreallocateParts, from: number, to: number, visible: boolean, provide: (end: number) => Promise<void>,
 ): Promise<void> {
+  const { image } = parts;
   const { clusterSize, l2Entries } = image.geometry;
   let guest = from - (from % clusterSize);
   const count = Math.ceil((to - guest) / clusterSize);
@@ -41,10 +57,17 @@ export async function preallocateArea(
   await image.exclusive(() => run(image.refcounts.update(host, end - host, 1)));
   await provide(end);
   while (host < end) {
-    const done = await image.exclusive(() => run(clusters.preallocate(guest, (end - host) / clusterSize, host)));
+    const done = await place(parts, guest, (end - host) / clusterSize, from, { host, visible });
     guest += done.count * clusterSize;
     host += done.count * clusterSize;
   }
+}
+
+/** Gives clusters a place. The first of them may hold the last bytes before `from`, which come along. */
+async function place({ image, clusters, read, alone }: PreallocateParts, guest: number, count: number, from: number, room: { host?: number; visible?: boolean }): Promise<Placed> {
+  const used = from - guest;
+  if (used <= 0) return image.exclusive(() => run(clusters.preallocate(guest, count, room)));
+  return alone(guest, image.geometry.clusterSize, () => image.exclusive(() => run(clusters.preallocate(guest, count, { ...room, edge: { used, read } }))));
 }
 
 /**

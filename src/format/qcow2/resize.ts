@@ -2,17 +2,14 @@
 import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
 import type { Preallocation, ResizeOptions } from '../../block/driver.js';
 import { run, wait, type Steps } from '../../util/steps.js';
-import type { ClusterMap } from './cluster.js';
 import { hex } from './geometry.js';
 import { Autoclear, l1EntriesFor } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
-import { preallocateArea, preallocateTables } from './preallocate.js';
+import { preallocateArea, preallocateTables, type PreallocateParts } from './preallocate.js';
 import { entryHi, entryLo, entryOffset, readRefcount, setEntry, viewOf } from './tables.js';
 
-export interface ResizeParts {
-  readonly image: Qcow2Image;
-  readonly clusters: ClusterMap;
+export interface ResizeParts extends PreallocateParts {
   /** Writes zeroes over guest bytes within one cluster. */
   readonly writeZeroes: (offset: number, length: number) => Promise<void>;
 }
@@ -137,30 +134,29 @@ function* releaseBlock(image: Qcow2Image, index: number): Steps<void> {
 }
 
 async function grow(parts: ResizeParts, size: number, options: ResizeOptions): Promise<void> {
-  const { image, clusters } = parts;
+  const { image } = parts;
   const { clusterBits, extended, external } = image.geometry;
   const from = image.size;
   const entries = l1EntriesFor(size, clusterBits, extended);
   await step('Failed to grow the L1 table', () => image.exclusive(() => run(image.growL1(entries, true))));
   const rawData = external && (image.header.autoclear & BigInt(Autoclear.DATA_FILE_RAW)) !== 0n;
   const preallocation: Preallocation = rawData && options.preallocation === 'off' ? 'metadata' : options.preallocation;
-  if (preallocation !== 'off' && size > from) {
-    if (external || preallocation === 'metadata') {
-      const mode = preallocation === 'metadata' ? 'off' : preallocation;
-      await step('Could not resize file', () => preallocateTables(image, clusters, from, size, mode));
-    } else {
-      await provideArea(parts, from, size, preallocation);
-    }
+  const inOnePiece = !external && (preallocation === 'falloc' || preallocation === 'full') && size > from;
+  if (inOnePiece) {
+    await provideArea(parts, from, size, options.zeroNew, preallocation);
+  } else if (preallocation !== 'off' && size > from) {
+    await step('Could not resize file', () => preallocateTables(parts, from, size, preallocation === 'metadata' ? 'off' : preallocation));
   }
   if (external && image.dataFile.size < size) await image.dataFile.resize(size, { exact: false });
-  if (options.zeroNew && size > from) await zeroNew(parts, from, size);
+  if (options.zeroNew && size > from && !inOnePiece) await zeroNew(parts, from, size);
   if (preallocation !== 'off') {
     await step('Failed to flush the preallocated area to disk', () => image.exclusive(() => run(image.flush())));
   }
 }
 
-function provideArea({ image, clusters }: ResizeParts, from: number, to: number, preallocation: Preallocation): Promise<void> {
-  return preallocateArea(image, clusters, from, to, (end) => step('Failed to resize underlying file', async () => {
+function provideArea(parts: ResizeParts, from: number, to: number, visible: boolean, preallocation: Preallocation): Promise<void> {
+  const { image } = parts;
+  return preallocateArea(parts, from, to, visible, (end) => step('Failed to resize underlying file', async () => {
     await image.exclusive(() => run(image.flushMetadata()));
     await image.file.resize(end, { preallocation });
   }));
@@ -168,10 +164,10 @@ function provideArea({ image, clusters }: ResizeParts, from: number, to: number,
 
 /** Makes the new range read as zero where the backing file would show. */
 async function zeroNew({ image, clusters, writeZeroes }: ResizeParts, from: number, to: number): Promise<void> {
-  const { subclusterSize } = image.geometry;
+  const { clusterSize, subclusterSize } = image.geometry;
   const aligned = Math.min(to, Math.ceil(from / subclusterSize) * subclusterSize);
   if (aligned > from) await step('Failed to zero out the new area', () => writeZeroes(from, aligned - from));
   if (to === aligned) return;
   if (image.header.version < 3) throw systemError(Errno.ENOTSUP, {}, 'Failed to zero out new clusters');
-  await step('Failed to zero out new clusters', () => run(clusters.zero(aligned, to - aligned, 0)));
+  await step('Failed to zero out new clusters', () => run(clusters.zero(aligned, Math.ceil(to / clusterSize) * clusterSize - aligned, 0)));
 }
