@@ -186,7 +186,7 @@ class Walker implements Walk {
           this.#corruption(`ERROR offset=${entryOffset(hi, lo).toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`);
         }
         const zero = kind === ClusterKind.ZERO_ALLOCATED || (extended && allocatedBits === 0);
-        await this.#cluster(tableOffset, index, entryOffset(hi, lo), zero, fragments);
+        await this.#cluster(tableOffset, index, entryOffset(hi, lo), zero ? { zeroBits } : undefined, fragments);
       }
     }
   }
@@ -212,16 +212,18 @@ class Walker implements Walk {
     result.fragmentedClusters = (result.fragmentedClusters ?? 0) + 1;
   }
 
-  /** One allocated cluster at host offset `offset`; `zero`: none of its content is visible. */
-  async #cluster(tableOffset: number, index: number, offset: number, zero: boolean, fragments: { next: number } | undefined): Promise<void> {
+  /** One allocated cluster at host offset `offset`; `hidden`: none of its content is visible. */
+  async #cluster(
+    tableOffset: number, index: number, offset: number, hidden: { readonly zeroBits: number } | undefined, fragments: { next: number } | undefined,
+  ): Promise<void> {
     const { image, result } = this.#job;
     const { clusterSize } = image.geometry;
     const aligned = offset % clusterSize === 0;
-    if (!aligned && zero) {
+    if (!aligned && hidden !== undefined) {
       const repair = this.#repair && this.#job.repairErrors;
       this.#corruption(`${repair ? 'Repairing' : 'ERROR'} offset=${offset.toString(16)}: Preallocated cluster is not properly aligned; L2 entry corrupted.`);
       if (repair) {
-        await this.#makePlainZero(tableOffset, index);
+        await this.#dropPlace(tableOffset, index, hidden.zeroBits);
         result.corruptions--;
         result.corruptionsFixed++;
         return;
@@ -237,12 +239,12 @@ class Walker implements Walk {
     if (image.dataFile === image.file) this.#count(offset, clusterSize);
   }
 
-  /** Replaces an L2 entry by one without a place; it reads as zero as before. */
-  async #makePlainZero(tableOffset: number, index: number): Promise<void> {
+  /** Replaces an L2 entry by one without a place; it reads as before. */
+  async #dropPlace(tableOffset: number, index: number, zeroBits: number): Promise<void> {
     const { image } = this.#job;
     const { extended, l2EntrySize } = image.geometry;
     const entry = new Uint8Array(l2EntrySize);
-    if (extended) setEntry(viewOf(entry), 1, 0xffff_ffff, 0);
+    if (extended) setEntry(viewOf(entry), 1, zeroBits, 0);
     else setEntry(viewOf(entry), 0, 0, ZERO_LO);
     const place = tableOffset + index * l2EntrySize;
     try {
