@@ -6,10 +6,8 @@ import { run, wait, type Steps } from '../../util/steps.js';
 import { Autoclear } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
-import {
-  BitmapFlag, bitmapTableEntryHasReservedBits, entryHi, entryLo, entryOffset, hiOf, loOf, maxBitmapDirectorySize, maxBitmapNameSize, maxBitmaps,
-  maxBitmapTableSize, maxGranularityBits, minGranularityBits, parseBitmapDirectory, serialiseBitmapDirectory, setEntry, viewOf, type BitmapEntry,
-} from './tables.js';
+import { BitmapFlag, bitmapTableEntryHasReservedBits, entryHi, entryLo, entryOffset, hiOf, loOf, maxBitmapDirectorySize, maxBitmapNameSize, maxBitmaps, maxBitmapTableSize, maxGranularityBits, minGranularityBits, parseBitmapDirectory, serialiseBitmapDirectory, setEntry, type BitmapEntry } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 /** A stored bitmap may take so many bytes at most. */
 const maxStoredBytes = 0x2000_0000;

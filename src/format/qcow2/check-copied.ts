@@ -4,7 +4,8 @@ import { run } from '../../util/steps.js';
 import { StoredRefcounts, storedRefcount } from './check-refcounts.js';
 import { hexEntry, type CheckJob } from './check-walk.js';
 import { Structure } from './overlap.js';
-import { clusterKind, ClusterKind, COPIED_HI, entryHi, entryLo, entryOffset, setEntry, viewOf } from './tables.js';
+import { clusterKind, ClusterKind, COPIED_HI, entryHi, entryLo, entryOffset, setEntry } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 /**
  * Compares COPIED marks of active L1 and L2 entries with the refcounts in the file, and corrects them if errors are to be repaired, or

@@ -8,11 +8,8 @@ import { hex } from './geometry.js';
 import type { Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
 import type { SnapshotTable } from './snapshot-table.js';
-import {
-  bitmapTableEntryHasReservedBits, clusterKind, ClusterKind, compressedLength, compressedOffset, COPIED_HI, entryHi, entryLo, entryOffset,
-  l1EntryHasReservedBits, l2EntryHasReservedBits, maxBitmapTableSize, maxRefcount, parseBitmapDirectory, refcountBlockOffset,
-  refcountTableEntryHasReservedBits, setEntry, subclusterConflict, viewOf, ZERO_LO, type SnapshotEntry,
-} from './tables.js';
+import { bitmapTableEntryHasReservedBits, clusterKind, ClusterKind, compressedLength, compressedOffset, COPIED_HI, entryHi, entryLo, entryOffset, l1EntryHasReservedBits, l2EntryHasReservedBits, maxBitmapTableSize, maxRefcount, parseBitmapDirectory, refcountBlockOffset, refcountTableEntryHasReservedBits, setEntry, subclusterConflict, ZERO_LO, type SnapshotEntry } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 export interface CheckJob {
   readonly image: Qcow2Image;

@@ -5,7 +5,7 @@ import { Errno, systemError } from '../../block/errors.js';
 import type { Allocation, AskAgain, HostRun } from '../../block/mapped-format.js';
 import type { MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
-import type { CachedTable } from './cache.js';
+import type { CachedTable } from '../../block/table-cache.js';
 import { allOnes, hasPlace, highestBit, lowestBit, mask, needsRoom, readEntry, writeEntry, type Entry } from './entry.js';
 import { hex } from './geometry.js';
 import type { FreeReason, Qcow2Image } from './image.js';

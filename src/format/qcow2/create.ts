@@ -4,7 +4,8 @@ import type { CreateContext } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { parseCreateOptions, type NewImage, type OptionValues } from './create-options.js';
 import { Autoclear, Compatible, CryptMethod, Incompatible, l1EntriesFor, maxL1Bytes, serialiseHeader, type Qcow2Header } from './header.js';
-import { viewOf, writeRefcount, writeU64 } from './tables.js';
+import { writeRefcount, writeU64 } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 /**
  * Lays an empty image on `target`. It starts as one of size 0 (header, refcount table, one refcount block) and is then grown as any

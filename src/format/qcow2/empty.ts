@@ -2,7 +2,8 @@
 import { run, wait, type Steps } from '../../util/steps.js';
 import type { ClusterMap } from './cluster.js';
 import type { Qcow2Image } from './image.js';
-import { setEntry, viewOf, writeRefcount, writeU64 } from './tables.js';
+import { setEntry, writeRefcount, writeU64 } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 /** Gives up all clusters: the backing file shows through everywhere. Other requests must not run meanwhile. */
 export async function emptyImage(image: Qcow2Image, clusters: ClusterMap): Promise<void> {

@@ -5,7 +5,8 @@ import { hex } from './geometry.js';
 import { maxL1Bytes } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
-import { clusterKind, ClusterKind, COPIED_HI, entryHi, entryLo, entryOffset, hiOf, loOf, setEntry, viewOf } from './tables.js';
+import { clusterKind, ClusterKind, COPIED_HI, entryHi, entryLo, entryOffset, hiOf, loOf, setEntry } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 interface L1Table { readonly offset: number; readonly entries: number }
 

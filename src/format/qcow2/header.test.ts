@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Extension, hasFeature, Incompatible, parseHeader, probeQcow2, serialiseHeader } from './header.js';
-import { viewOf } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 let folder: string;
 beforeAll(() => { folder = mkdtempSync(join(tmpdir(), 'qcow2-header-')); });

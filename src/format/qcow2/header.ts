@@ -2,7 +2,8 @@
  * Codec of qcow2's header cluster: header (versions 2 and 3), header extensions, backing file name.
  */
 import { BlockError, Errno } from '../../block/errors.js';
-import { maxBitmapDirectorySize, maxBitmaps, maxSnapshots, readU64, viewOf, writeU64 } from './tables.js';
+import { maxBitmapDirectorySize, maxBitmaps, maxSnapshots, readU64, writeU64 } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 export const qcow2Magic = 0x514649fb;
 export const headerSizeV2 = 72;

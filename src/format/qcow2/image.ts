@@ -9,13 +9,14 @@ import type { OpenContext } from '../../block/driver.js';
 import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
 import { andThen, isPromise, type MaybePromise } from '../../util/maybe.js';
 import { Mutex, run, wait, type Steps } from '../../util/steps.js';
-import { TableCache, type CachedTable } from './cache.js';
+import { TableCache, type CachedTable } from '../../block/table-cache.js';
 import { geometryOf, hex, type Geometry } from './geometry.js';
 import { hasFeature, Incompatible, maxL1Bytes, serialiseHeader, type Qcow2Header } from './header.js';
 import { MetadataMap, Structure, structureName } from './overlap.js';
 import { Refcounts } from './refcount.js';
 import { readSnapshotTable, type SnapshotTable } from './snapshot-table.js';
-import { entryHi, entryLo, entryOffset, viewOf } from './tables.js';
+import { entryHi, entryLo, entryOffset } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 /** Why clusters are given up; decides (by option) whether the host hears of it. */
 export type FreeReason = 'never' | 'request' | 'snapshot' | 'other' | 'always';

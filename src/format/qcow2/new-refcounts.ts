@@ -4,7 +4,8 @@ import { run } from '../../util/steps.js';
 import { ReferenceCounts } from './check-references.js';
 import { StoredRefcounts } from './check-refcounts.js';
 import type { Qcow2Image } from './image.js';
-import { maxRefcount, refcountsPerBlock, viewOf, writeRefcount, writeU64 } from './tables.js';
+import { maxRefcount, refcountsPerBlock, writeRefcount, writeU64 } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 interface Layout {
   /** Cluster of each block, by its index in the table. */

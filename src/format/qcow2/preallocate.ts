@@ -8,7 +8,8 @@ import { maxRefcountTableBytes } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
 import type { Refcounts } from './refcount.js';
-import { hiOf, loOf, refcountsPerBlock, setEntry, viewOf, writeRefcount } from './tables.js';
+import { hiOf, loOf, refcountsPerBlock, setEntry, writeRefcount } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 export interface PreallocateParts {
   readonly image: Qcow2Image;

@@ -1,14 +1,13 @@
 /** Reference counts of host clusters: reading, changing, allocating, and growth of their own tables. */
 import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
-import { TableCache, type CachedTable } from './cache.js';
+import { TableCache, type CachedTable } from '../../block/table-cache.js';
 import { maxRefcountTableBytes } from './header.js';
 import { hex } from './geometry.js';
 import type { FreeReason, Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
-import {
-  entryHi, entryLo, hiOf, loOf, maxRefcount, readRefcount, refcountBlockOffset, refcountsPerBlock, setEntry, viewOf, writeRefcount, writeU64,
-} from './tables.js';
+import { entryHi, entryLo, hiOf, loOf, maxRefcount, readRefcount, refcountBlockOffset, refcountsPerBlock, setEntry, writeRefcount, writeU64 } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 /** Host offsets stay below this, so that L2 entries can hold them. */
 const maxHostOffset = Number.MAX_SAFE_INTEGER;

@@ -7,7 +7,8 @@ import { Autoclear, l1EntriesFor } from './header.js';
 import type { Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
 import { preallocateArea, preallocateTables, type PreallocateParts } from './preallocate.js';
-import { entryHi, entryLo, entryOffset, readRefcount, setEntry, viewOf } from './tables.js';
+import { entryHi, entryLo, entryOffset, readRefcount, setEntry } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 export interface ResizeParts extends PreallocateParts {
   /** Writes zeroes over guest bytes within one cluster. */

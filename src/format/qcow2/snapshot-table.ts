@@ -4,9 +4,8 @@ import { BlockError, Errno, strerror } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import type { Qcow2Header } from './header.js';
 import type { Qcow2Image } from './image.js';
-import {
-  maxSnapshotExtraSize, maxSnapshots, maxSnapshotTableSize, parseSnapshotEntry, serialiseSnapshotTable, viewOf, type SnapshotEntry,
-} from './tables.js';
+import { maxSnapshotExtraSize, maxSnapshots, maxSnapshotTableSize, parseSnapshotEntry, serialiseSnapshotTable, type SnapshotEntry } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 export interface SnapshotTable {
   entries: SnapshotEntry[];

@@ -8,10 +8,8 @@ import type { FreeReason, Qcow2Image } from './image.js';
 import { Structure } from './overlap.js';
 import { resizeQcow2, type ResizeParts } from './resize.js';
 import { writeSnapshotTable } from './snapshot-table.js';
-import {
-  clusterKind, ClusterKind, compressedLength, compressedOffset, COPIED_HI, entryHi, entryLo, entryOffset, maxSnapshots, setEntry, viewOf,
-  type SnapshotEntry,
-} from './tables.js';
+import { clusterKind, ClusterKind, compressedLength, compressedOffset, COPIED_HI, entryHi, entryLo, entryOffset, maxSnapshots, setEntry, type SnapshotEntry } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 type NewSnapshot = Parameters<SnapshotFacet['create']>[0];
 

@@ -1,10 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import {
-  ClusterKind, clusterKind, compressedHi, compressedLength, compressedOffset, entryOffset, hiOf, loOf, maxCompressedOffset, maxRefcount,
-  parseBitmapDirectory, parseSnapshotEntry, readRefcount, readU64, serialiseBitmapDirectory, serialiseSnapshotTable, viewOf, writeRefcount,
-  writeU64,
-} from './tables.js';
+import { ClusterKind, clusterKind, compressedHi, compressedLength, compressedOffset, entryOffset, hiOf, loOf, maxCompressedOffset, maxRefcount, parseBitmapDirectory, parseSnapshotEntry, readRefcount, readU64, serialiseBitmapDirectory, serialiseSnapshotTable, writeRefcount, writeU64 } from './tables.js';
+import { viewOf } from '../../util/view.js';
 
 describe('refcounts', () => {
   it('of every width live beside each other', () => {

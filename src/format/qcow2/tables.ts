@@ -5,6 +5,7 @@
  * one costs a nanosecond and allocates nothing.
  */
 import { BlockError } from '../../block/errors.js';
+import { viewOf } from '../../util/view.js';
 
 /** Bit 63, in the high half: the refcount of what the entry points to is exactly one. */
 export const COPIED_HI = 0x8000_0000;
@@ -165,11 +166,6 @@ function write32(bytes: Uint8Array, at: number, value: number): void {
   bytes[at + 1] = value >>> 16;
   bytes[at + 2] = value >>> 8;
   bytes[at + 3] = value;
-}
-
-/** DataView over exactly the bytes of an array. */
-export function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 /** A 64-bit entry by index of a table, as its halves. */

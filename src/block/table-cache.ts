@@ -1,11 +1,11 @@
-/** Bounded caches of metadata tables: slices of L2 tables, refcount blocks. */
-import { isPromise, type MaybePromise } from '../../util/maybe.js';
-import { Lru } from '../../util/lru.js';
-import { wait, type Steps } from '../../util/steps.js';
-import { viewOf } from './tables.js';
+/** Bounded caches of a format's metadata tables. */
+import { isPromise, type MaybePromise } from '../util/maybe.js';
+import { Lru } from '../util/lru.js';
+import { wait, type Steps } from '../util/steps.js';
+import { viewOf } from '../util/view.js';
 
 /**
- * A table (or a slice of one) held in memory. Whoever changes it does so inside {@link Qcow2Image.exclusive}, and calls
+ * A table (or a slice of one) held in memory. Whoever changes it does so under its format's lock, and calls
  * {@link TableCache.dirty} before waiting for anything: a clean table may be dropped while its user waits.
  */
 export interface CachedTable {
