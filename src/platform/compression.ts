@@ -1,9 +1,10 @@
 /** Compression of single blocks: deflate from Node, zstd from Node, the system's libzstd, or WebAssembly, whichever is there first. */
 import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
 import type * as Zlib from 'node:zlib';
 import { BlockError } from '../block/errors.js';
 import { CompressionThreads } from './compression-threads.js';
-import { koffi } from './koffi.js';
+import { koffi, type ForeignFunction, type ForeignLibrary } from './koffi.js';
 
 /** Loaded on first use: most runs never compress. */
 const zlib = (): typeof Zlib => process.getBuiltinModule('node:zlib');
@@ -11,7 +12,7 @@ const zlib = (): typeof Zlib => process.getBuiltinModule('node:zlib');
 /** A compressor of whole blocks. */
 export interface Codec {
   compress(source: Uint8Array): Uint8Array;
-  /** The same, on another thread where there is one. */
+  /** The same, on another thread where there is one. The source must stay as it is until then. */
   compressLater(source: Uint8Array): Promise<Uint8Array>;
   /** Fills target; what follows the end of the compressed stream is ignored. Throws where the stream is broken or too short. */
   decompress(source: Uint8Array, target: Uint8Array): void;
@@ -106,21 +107,56 @@ function zstdOfNode(): Codec | undefined {
 }
 
 const level = 3;
+/** Calls in flight: a thread that is done finds the next one waiting. */
+const mostContexts = 2 * Math.min(availableParallelism(), 8);
 
-/** Each thread keeps its context. A block that does not shrink comes back as it is. */
-const zstdThreads = new CompressionThreads({
-  body: `
-    const libzstd = require('koffi').load('libzstd.so.1');
-    const context = libzstd.func('ZSTD_createCCtx', 'void *', [])();
-    const compress = libzstd.func('ZSTD_compressCCtx', 'size_t', ['void *', 'uint8_t *', 'size_t', 'uint8_t *', 'size_t', 'int']);
-    let room = new Uint8Array(0);
-    return (source) => {
-      if (room.length < source.length) room = new Uint8Array(source.length);
-      const written = Number(compress(context, room, source.length, source, source.length, argument));
-      return written < source.length ? room.slice(0, written) : source;
-    };`,
-  argument: level,
-});
+/** What one call in flight needs for itself. */
+interface ZstdContext { readonly address: number; room: Uint8Array }
+
+/** Compresses on Node's thread pool. A block that does not shrink comes back as it is. */
+class ZstdPool {
+  readonly #create: ForeignFunction;
+  readonly #compress: ForeignFunction;
+  readonly #idle: ZstdContext[] = [];
+  readonly #waiting: ((context: ZstdContext) => void)[] = [];
+  #made = 0;
+
+  constructor(libzstd: ForeignLibrary) {
+    this.#create = libzstd.func('ZSTD_createCCtx', 'void *', []);
+    this.#compress = libzstd.func('ZSTD_compressCCtx', 'size_t', ['void *', 'uint8_t *', 'size_t', 'uint8_t *', 'size_t', 'int']);
+  }
+
+  compress(source: Uint8Array): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      this.#take((context) => {
+        if (context.room.length < source.length) context.room = new Uint8Array(source.length);
+        const { room, address } = context;
+        this.#compress.async(address, room, source.length, source, source.length, level, (failure: Error | null, size: number | bigint) => {
+          const written = Number(size);
+          const result = failure || written >= source.length ? source : room.slice(0, written);
+          this.#giveBack(context);
+          if (failure) reject(failure);
+          else resolve(result);
+        });
+      });
+    });
+  }
+
+  #take(use: (context: ZstdContext) => void): void {
+    const idle = this.#idle.pop();
+    if (idle) use(idle);
+    else if (this.#made < mostContexts) {
+      this.#made++;
+      use({ address: this.#create(), room: new Uint8Array(0) });
+    } else this.#waiting.push(use);
+  }
+
+  #giveBack(context: ZstdContext): void {
+    const next = this.#waiting.shift();
+    if (next) next(context);
+    else this.#idle.push(context);
+  }
+}
 
 function zstdOfSystem(): Codec | undefined {
   const library = koffi();
@@ -129,13 +165,14 @@ function zstdOfSystem(): Codec | undefined {
     const libzstd = library.load('libzstd.so.1');
     const compress = libzstd.func('ZSTD_compress', 'size_t', ['uint8_t *', 'size_t', 'uint8_t *', 'size_t', 'int']);
     const decompress = libzstd.func('ZSTD_decompress', 'size_t', ['uint8_t *', 'size_t', 'uint8_t *', 'size_t']);
+    const pool = new ZstdPool(libzstd);
     const room = (source: Uint8Array): Uint8Array => new Uint8Array(source.length + (source.length >>> 8) + 64);
     return {
       compress(source) {
         const target = room(source);
         return target.subarray(0, checked(Number(compress(target, target.length, source, source.length, level)), target.length));
       },
-      compressLater: (source) => zstdThreads.compress(source),
+      compressLater: (source) => pool.compress(source),
       decompress(source, target) {
         const written = checked(Number(decompress(target, target.length, source, zstdFrameLength(source))), target.length);
         if (written < target.length) throw new Error('compressed data ends early');
