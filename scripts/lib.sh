@@ -93,20 +93,22 @@ vitest_run() {
   if [ "$status" -ne 0 ] && [ "${sums#* }" -eq 0 ]; then fail "$name (exit status $status)"; fi
 }
 
-# iotests FORMAT SECONDS NEED…: QEMU's own suite as a black box, where it lies beside the project. Tests listed in
-# test/iotests-exempt.FORMAT.txt (with the reason) are left out.
+# The formats QEMU's own tests are run for.
+formats=(raw qcow2)
+
+# iotests FORMAT SECONDS: QEMU's own suite as a black box, where it lies beside the project: the tests that need no more than image
+# tools and an NBD server. Those listed in test/iotests-exempt.FORMAT.txt (with the reason) are left out.
 iotests() {
   local format=$1 limit=$2 suite=../shared/iotests need list output status sums
-  shift 2
-  section "QEMU's iotests: $format, $*"
+  section "QEMU's iotests: $format"
   if [ ! -x "$suite/run" ]; then
     notice "$suite does not lie beside the project: QEMU's own tests for $format are NOT run."
     return
   fi
   list=$(mktemp)
   output=$(mktemp)
-  for need in "$@"; do
-    cat "$suite/lists/$format.$need.txt"
+  for need in img nbd; do
+    [ ! -f "$suite/lists/$format.$need.txt" ] || cat "$suite/lists/$format.$need.txt"
   done | sed 's/#.*//; s/[[:space:]]*$//; /^$/d' >"$list"
   if [ -f "test/iotests-exempt.$format.txt" ]; then
     sed 's/#.*//; s/[[:space:]]*$//; /^$/d' "test/iotests-exempt.$format.txt" | grep -vxFf - "$list" >"$list.kept"

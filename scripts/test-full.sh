@@ -14,6 +14,5 @@ step 'Build' build_if_needed
 install_guest_tools
 vitest_run 'A guest' --config vitest.full.config.ts
 VDISK_CRASH_STATES=500000 VDISK_FUZZ_CASES=100000 vitest_run 'Crash states, fuzzing' test/crash test/fuzz
-iotests raw 7200 img nbd
-iotests qcow2 7200 img nbd
+for format in "${formats[@]}"; do iotests "$format" 7200; done
 finish

@@ -16,6 +16,5 @@ step 'Dependency rule' node scripts/check-imports.mjs
 step 'Types of tests' npx tsc -p tsconfig.check.json
 step 'Lint' npx eslint .
 vitest_run 'Unit, property and interop tests'
-iotests raw $((limit - SECONDS)) img nbd
-iotests qcow2 $((limit - SECONDS)) img nbd
+for format in "${formats[@]}"; do iotests "$format" $((limit - SECONDS)); done
 finish
