@@ -46,6 +46,16 @@ describe('RangeLock', () => {
     expect(lock.idle).toBe(true);
   });
 
+  it('tells the holder that it is done before the next one is', async () => {
+    const lock = new RangeLock();
+    const order: string[] = [];
+    const note = (name: string) => (): void => { order.push(name); };
+    const first = Promise.resolve(lock.withLock(0, 1, 'exclusive', () => Promise.resolve())).then(note('first'));
+    const second = Promise.resolve(lock.withLock(0, 1, 'exclusive', () => undefined)).then(note('second'));
+    await Promise.all([first, second]);
+    expect(order).toEqual(['first', 'second']);
+  });
+
   it('releases when the request fails, now or later', async () => {
     const lock = new RangeLock();
     expect(() => lock.withLock(0, 1, 'exclusive', () => { throw new Error('now'); })).toThrow('now');

@@ -78,7 +78,16 @@ export class RangeLock {
       this.release(hold);
       throw error;
     }
-    if (isPromise(result)) return result.finally(() => this.release(hold));
+    // not finally(), which would tell the caller later than those who wait for the range
+    if (isPromise(result)) {
+      return result.then((value) => {
+        this.release(hold);
+        return value;
+      }, (error: unknown) => {
+        this.release(hold);
+        throw error;
+      });
+    }
     this.release(hold);
     return result;
   }

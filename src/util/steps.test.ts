@@ -40,4 +40,14 @@ describe('Mutex', () => {
     expect(order).toEqual([1, 2, 3]);
     expect(mutex.locked).toBe(false);
   });
+
+  it('tells the holder that it is done before the next one is', async () => {
+    const mutex = new Mutex();
+    const order: string[] = [];
+    const note = (name: string) => (): void => { order.push(name); };
+    const first = Promise.resolve(mutex.run(() => Promise.resolve())).then(note('first'));
+    const second = Promise.resolve(mutex.run(() => undefined)).then(note('second'));
+    await Promise.all([first, second]);
+    expect(order).toEqual(['first', 'second']);
+  });
 });

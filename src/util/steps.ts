@@ -67,7 +67,16 @@ export class Mutex {
       this.#leave();
       throw error;
     }
-    if (isPromise(result)) return result.finally(() => this.#leave());
+    // not finally(), which would tell the caller later than those who wait for their turn
+    if (isPromise(result)) {
+      return result.then((value) => {
+        this.#leave();
+        return value;
+      }, (error: unknown) => {
+        this.#leave();
+        throw error;
+      });
+    }
     this.#leave();
     return result;
   }
