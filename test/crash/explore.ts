@@ -23,6 +23,10 @@ export interface CrashSetup {
   readonly requests: number;
   /** What a foreign tool finds wrong with the image in `file`; undefined: nothing that a power cut may not leave. Absent: nobody else can tell. */
   readonly judge?: (run: RunCommand, file: string, image: Uint8Array) => Promise<string | undefined>;
+  /** The image says of itself that it must be repaired before its tables are right: our check is not asked then. */
+  readonly needsRepair?: (image: Uint8Array) => boolean;
+  /** The foreign judge sees one state in so many (default: all); our own check sees them all. */
+  readonly judgeEvery?: number;
   /** The format promises less than that all which was flushed is there: only that the image opens and passes its judge. */
   readonly contentMayBeLost?: boolean;
 }
@@ -44,10 +48,12 @@ export async function explore(setup: CrashSetup): Promise<string[]> {
     while (taken++ < setup.states && failures.length < 5) {
       const state = states.next().value;
       const where = `seed ${setup.seed}, ${JSON.stringify(setup.createOptions)}, ${state.description}`;
-      const file = join(scratch, `${process.pid}-${slot}.img`);
-      writeFileSync(file, state.image);
-      const verdict = await setup.judge?.((command) => shell.run(command), file, state.image);
-      if (verdict !== undefined) failures.push(`${where}: ${verdict}`);
+      if (setup.judge && taken % (setup.judgeEvery ?? 1) === 0) {
+        const file = join(scratch, `${process.pid}-${slot}.img`);
+        writeFileSync(file, state.image);
+        const verdict = await setup.judge((command) => shell.run(command), file, state.image);
+        if (verdict !== undefined) failures.push(`${where}: ${verdict}`);
+      }
       const content = await readBack(setup, state.image).catch((error: unknown) => String(error));
       if (typeof content === 'string') failures.push(`${where}: cannot be read: ${content}`);
       else if (setup.contentMayBeLost !== true) {
@@ -122,7 +128,9 @@ function stamped(sectors: number, request: number, seed: number): Uint8Array {
 
 async function readBack(setup: CrashSetup, image: Uint8Array): Promise<Uint8Array> {
   const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(new Recording(image))]) });
-  const disk = await graph.openBackend({ driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions }, { readOnly: true });
+  const disk = await graph.openBackend({ driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions }, { readOnly: true, check: true });
+  const result = setup.needsRepair?.(image) ? undefined : await disk.node.facet('check')?.check({ repair: 'none' });
+  if (result && result.corruptions > 0) throw new Error(`our check finds ${result.corruptions} corruptions`);
   const content = new Uint8Array(disk.size);
   await disk.read(0, content);
   await graph.close();
