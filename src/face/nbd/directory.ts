@@ -17,6 +17,9 @@ export interface DirectoryOptions {
 const formatOfName: Readonly<Record<string, string>> = { '.raw': 'raw', '.qcow2': 'qcow2' };
 const MAX_LISTED = 10_000;
 
+/** Of a file in the directory itself that is not hidden. */
+const isPlainName = (name: string): boolean => !name.startsWith('.') && !name.includes('/');
+
 interface Open { readonly opening: Promise<NbdExport>; users: number }
 
 export class DirectoryExports implements ExportDirectory {
@@ -24,6 +27,8 @@ export class DirectoryExports implements ExportDirectory {
   readonly #writable: boolean;
   readonly #graph: BlockGraph;
   readonly #open = new Map<string, Open>();
+  /** Images that nobody uses any more; they are locked until they are closed. */
+  readonly #closing = new Map<string, Promise<void>>();
 
   /** @param root an existing directory */
   constructor(root: string, options: DirectoryOptions) {
@@ -35,8 +40,17 @@ export class DirectoryExports implements ExportDirectory {
   /** File names, sorted; files that come later are served without more ado. */
   names(): string[] {
     return readdirSync(this.#root, { withFileTypes: true })
-      .filter((entry) => !entry.name.startsWith('.') && (entry.isFile() || entry.isSymbolicLink()) && isFileInside(this.#root, join(this.#root, entry.name)))
+      .filter((entry) => isPlainName(entry.name) && (entry.isFile() || (entry.isSymbolicLink() && this.#isServed(entry.name))))
       .map(({ name }) => name).sort().slice(0, MAX_LISTED);
+  }
+
+  #isServed(name: string): boolean {
+    return isPlainName(name) && isFileInside(this.#root, join(this.#root, name));
+  }
+
+  #onlyName(): string | undefined {
+    const names = this.names();
+    return names.length === 1 ? names[0] : undefined;
   }
 
   list(): readonly ExportListing[] {
@@ -44,12 +58,11 @@ export class DirectoryExports implements ExportDirectory {
   }
 
   async acquire(name: string): Promise<NbdExport | undefined> {
-    const names = this.names();
-    const chosen = name === '' && names.length === 1 ? names[0]! : name;
-    if (!names.includes(chosen)) return undefined;
+    const chosen = name === '' ? this.#onlyName() : name;
+    if (chosen === undefined || !this.#isServed(chosen)) return undefined;
     let open = this.#open.get(chosen);
     if (open === undefined) {
-      open = { opening: this.#openImage(chosen), users: 0 };
+      open = { opening: Promise.resolve(this.#closing.get(chosen)).then(() => this.#openImage(chosen)), users: 0 };
       this.#open.set(chosen, open);
     }
     open.users++;
@@ -65,12 +78,16 @@ export class DirectoryExports implements ExportDirectory {
     const open = this.#open.get(lent.name);
     if (open === undefined || --open.users > 0) return;
     this.#open.delete(lent.name);
-    void lent.backend.close().catch((error: unknown) => process.emitWarning(error instanceof Error ? error : String(error)));
+    const closed = lent.backend.close()
+      .catch((error: unknown) => process.emitWarning(error instanceof Error ? error : String(error)))
+      .finally(() => this.#closing.delete(lent.name));
+    this.#closing.set(lent.name, closed);
   }
 
   /** Closes what is open; rejects where something could not be made durable. */
-  close(): Promise<void> {
-    return this.#graph.close();
+  async close(): Promise<void> {
+    await Promise.all(this.#closing.values());
+    await this.#graph.close();
   }
 
   async #openImage(name: string): Promise<NbdExport> {
