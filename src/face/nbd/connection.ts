@@ -1,5 +1,6 @@
 /** One client: the socket, its handshake, its transmission, its end. */
 import type { Socket } from 'node:net';
+import { eventsHandled } from '../../platform/bytes.js';
 import { NbdFormatError } from '../../wire/nbd/handshake.js';
 import type { BlockPool } from './buffers.js';
 import { errorText } from './errors.js';
@@ -68,9 +69,16 @@ export class Connection {
     const { directory, tls, handshakeTimeoutMs } = this.#options;
     const timer = handshakeTimeoutMs > 0 ? setTimeout(() => this.#socket.destroy(), handshakeTimeoutMs) : undefined;
     let encrypted = false;
+    let sent: Promise<void> | undefined;
     const stream: HandshakeStream = {
       take: (length) => takeBytes(this.#socket, length),
-      send: (bytes) => { this.#socket.write(bytes); },
+      send: (bytes) => {
+        sent = new Promise((resolve) => { this.#socket.write(bytes, () => resolve()); });
+      },
+      settled: async () => {
+        await eventsHandled();
+        await sent;
+      },
       get encrypted() { return encrypted; },
       ...(tls !== undefined && {
         startTls: async () => {
@@ -81,7 +89,9 @@ export class Connection {
       }),
     };
     try {
-      return await negotiate(stream, directory);
+      const session = await negotiate(stream, directory);
+      await sent;
+      return session;
     } finally {
       clearTimeout(timer);
     }
@@ -109,7 +119,7 @@ export class Connection {
 async function takeBytes(socket: Socket, length: number): Promise<Uint8Array> {
   const parts: Buffer[] = [];
   for (let missing = length; missing > 0;) {
-    const bytes = socket.read(Math.min(missing, socket.readableLength) || undefined) as Buffer | null;
+    const bytes = socket.destroyed ? null : socket.read(Math.min(missing, socket.readableLength) || undefined) as Buffer | null;
     if (bytes !== null) {
       parts.push(bytes);
       missing -= bytes.length;

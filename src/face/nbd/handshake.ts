@@ -16,12 +16,16 @@ const MAX_OPTION_DATA = 64 * 1024;
 /** Options a client may send before it must have chosen an export. */
 const MAX_OPTIONS = 1024;
 const MAX_QUERIES = 256;
+/** Exports of a list that are sent together. */
+const LIST_BATCH = 256;
 
 /** The byte stream during the handshake. */
 export interface HandshakeStream {
   /** Exactly `length` bytes; rejects where the client leaves before. */
   take(length: number): Promise<Uint8Array>;
   send(bytes: Uint8Array): void;
+  /** Resolves when everything is sent, or the client is gone, and others had their turn. */
+  settled(): Promise<void>;
   /** Goes on in TLS; rejects where that fails. Absent: no credentials. */
   readonly startTls?: () => Promise<void>;
   readonly encrypted: boolean;
@@ -72,6 +76,7 @@ class Negotiation {
       if (!fixed && option !== Option.EXPORT_NAME) throw new HandshakeEnd('Unfixed newstyle client sent an option');
       const session = await this.#serve(option, data);
       if (session !== undefined) return session;
+      await this.#stream.settled();
     }
     throw new HandshakeEnd('Too many options');
   }
@@ -150,7 +155,12 @@ class Negotiation {
   }
 
   async #list(): Promise<void> {
-    for (const { name, description } of await this.#directory.list()) this.#reply(Option.LIST, OptionReply.SERVER, encodeServer(name, description));
+    const listing = await this.#directory.list();
+    for (let at = 0; at < listing.length; at += LIST_BATCH) {
+      const batch = listing.slice(at, at + LIST_BATCH);
+      this.#stream.send(Buffer.concat(batch.map(({ name, description }) => encodeOptionReply(Option.LIST, OptionReply.SERVER, encodeServer(name, description)))));
+      await this.#stream.settled();
+    }
     this.#reply(Option.LIST, OptionReply.ACK);
   }
 

@@ -157,6 +157,30 @@ describe('handshake', () => {
     }
   });
 
+  it('answers in order what a client asks before it takes any answer', async () => {
+    const exports = Array.from({ length: 300 }, (_, index) => new NbdExport(backend, { name: index === 0 ? '' : `${index}`.repeat(1000) }));
+    server = new NbdServer({ exports: new ExportRegistry(exports) });
+    await server.listen({ type: 'unix', path });
+    const client = open();
+    await client.greet();
+    client.socket.pause();
+    for (let round = 0; round < 2; round++) client.send(encodeOption(Option.LIST));
+    client.send(encodeOption(Option.GO, encodeInfoRequest({ name: '', infos: [] })));
+    client.request(false, { type: Command.READ, length: 4096, cookie: 99 });
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    client.socket.resume();
+    const types: number[] = [];
+    for (let option: number = Option.LIST; types.at(-1) !== OptionReply.ACK || option !== Option.GO;) {
+      const header = decodeOptionReplyHeader(await client.take(20));
+      option = header.option;
+      types.push(header.type);
+      await client.take(header.length);
+    }
+    const list = [...exports.map(() => OptionReply.SERVER), OptionReply.ACK];
+    expect(types).toEqual([...list, ...list, OptionReply.INFO, OptionReply.INFO, OptionReply.ACK]);
+    expect((await client.chunk()).header).toMatchObject({ error: 0, cookieLow: 99 });
+  });
+
   it('drops clients with unknown flags, a wrong magic, or no hurry', async () => {
     await start({ handshakeTimeoutMs: 200 });
     const unknown = open();
