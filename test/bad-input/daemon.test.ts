@@ -77,6 +77,34 @@ describe('images that refer to what lies elsewhere', () => {
   });
 });
 
+describe('a server that was killed', () => {
+  it('leaves a socket that the next one replaces, but nobody takes a socket in use, or a file', async () => {
+    const socketPath = folder.file('left.sock');
+    writeFileSync(folder.file('left.raw'), new Uint8Array(MiB));
+    for (const [tool, ...parameters] of [['vdisk', 'nbd', '--socket', socketPath], ['qemu-nbd', '-t', '-f', 'raw', '-k', socketPath]] as const) {
+      const begin = (): Running => folder.start(folder.tool(tool), [...parameters, folder.file('left.raw')]);
+      const info = (): number | null => folder.run(folder.tool('qemu-img'), ['info', `nbd+unix:///${tool === 'vdisk' ? 'left.raw' : ''}?socket=${socketPath}`]).status;
+      const killed = begin();
+      await until(() => info() === 0, 'the first server');
+      killed.child.kill('SIGKILL');
+      await killed.ended;
+      expect(existsSync(socketPath)).toBe(true);
+      const next = begin();
+      await until(() => info() === 0, 'the next server');
+      expect(folder.run(folder.tool('vdisk'), ['nbd', '--socket', socketPath, folder.file('left.raw')])).toMatchObject({
+        status: 1, stderr: expect.stringContaining('Address already in use') as string,
+      });
+      expect(info()).toBe(0);
+      next.child.kill('SIGTERM');
+      expect(await next.ended).toMatchObject({ status: 0 });
+      expect(existsSync(socketPath)).toBe(false);
+    }
+    writeFileSync(socketPath, 'a file');
+    expect(folder.run(folder.tool('vdisk'), ['nbd', '--socket', socketPath, folder.file('left.raw')])).toMatchObject({ status: 1 });
+    expect(readFileSync(socketPath, 'utf8')).toBe('a file');
+  });
+});
+
 /** Milliseconds of processor time that the process has used. */
 function processorTime(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ');
@@ -95,20 +123,25 @@ describe.skipIf(!existsSync('/proc/self/stat'))('clients that mean no good', () 
   beforeAll(() => {
     writeFileSync(folder.file('disk.raw'), randomBytes(size));
   });
-  beforeEach(async () => {
+  const oneImage = (): string[] => ['nbd', '-f', 'raw', folder.file('disk.raw')];
+  beforeEach(() => begin(oneImage()));
+  afterEach(end);
+
+  async function begin(parameters: readonly string[]): Promise<void> {
     sockets = [];
     socketPath = folder.file('hostile.sock');
-    server = folder.start(folder.tool('vdisk'), ['nbd', '--writable', '--socket', socketPath, `disk=${folder.file('disk.raw')}`, '-f', 'raw']);
-    await until(() => server.output.stdout.includes('nbd+unix') || server.child.exitCode !== null, 'vdisk nbd');
+    server = folder.start(folder.tool('vdisk'), [...parameters, '--writable', '--socket', socketPath]);
+    await until(() => server.output.stdout.includes('nbd+unix') || server.child.exitCode !== null, 'the server');
     graph = new BlockGraph({ drivers: createRegistry() });
-    honest = await graph.openBackend({ driver: 'raw', file: { driver: 'nbd', server: { type: 'unix', path: socketPath }, export: 'disk' } });
-  });
-  afterEach(async () => {
+    honest = await graph.openBackend({ driver: 'raw', file: { driver: 'nbd', server: { type: 'unix', path: socketPath }, export: 'disk.raw' } });
+  }
+
+  async function end(): Promise<void> {
     for (const socket of sockets) socket.destroy();
     await graph.close();
     server.child.kill('SIGTERM');
-    expect(await server.ended).toMatchObject({ status: 0, signal: null });
-  });
+    expect(await server.ended).toMatchObject({ status: 0, signal: null, stderr: '' });
+  }
 
   interface Client { readonly socket: Socket; received: number; closed: boolean }
   function client(): Client {
@@ -133,7 +166,7 @@ describe.skipIf(!existsSync('/proc/self/stat'))('clients that mean no good', () 
   /** A client past its handshake. */
   async function inTransmission(): Promise<Client> {
     const made = client();
-    made.socket.write(Buffer.concat([flags, go('disk')]));
+    made.socket.write(Buffer.concat([flags, go('disk.raw')]));
     await until(() => made.received >= 18 + 20 + 12 + 20, 'the handshake');
     return made;
   }
@@ -167,7 +200,7 @@ describe.skipIf(!existsSync('/proc/self/stat'))('clients that mean no good', () 
     ['the client flags', [flags]],
     ['the client flags in pieces', [flags.subarray(0, 1), flags.subarray(1, 3), flags.subarray(3)]],
     ['half an option header', [flags, option(3).subarray(0, 9)]],
-    ['an option with half its data', [flags, go('disk').subarray(0, 20)]],
+    ['an option with half its data', [flags, go('disk.raw').subarray(0, 20)]],
     ['an option of 4 GiB that never comes', [flags, option(7, Buffer.from('x'), 0xffff_ffff)]],
     ['an option of 100 KiB that never comes', [flags, option(99, Buffer.from('x'), 100_000)]],
   ])('then silence: %s', async (_name, pieces) => {
@@ -223,12 +256,29 @@ describe.skipIf(!existsSync('/proc/self/stat'))('clients that mean no good', () 
     await expectUnharmed();
   });
 
-  it('lists whose answers are never taken', async () => {
+  it.each([['never taken', 0], ['taken', 1]])('long lists that are asked for again and again, and %s', async (_name, taken) => {
+    await end();
+    mkdirSync(folder.file('many'), { recursive: true });
+    for (let index = 0; index < 1000; index++) writeFileSync(folder.file(`many/a file with a rather long name, number ${index}.raw`), '');
+    writeFileSync(folder.file('many/disk.raw'), new Uint8Array(MiB));
+    await begin(['serve', folder.file('many')]);
     for (let count = 0; count < 5; count++) {
       const made = client();
-      made.socket.pause();
+      if (!taken) made.socket.pause();
       made.socket.write(flags);
       for (let index = 0; index < 20_000; index++) made.socket.write(option(3));
+    }
+    await expectUnharmed(taken ? Infinity : undefined);
+  });
+
+  it('those who leave at any point', async () => {
+    const said = Buffer.concat([flags, option(3), go('disk.raw'), request(READ, 0, 4096), request(WRITE, 32 * MiB, 100), Buffer.alloc(100)]);
+    for (let length = 0; length <= said.length; length++) {
+      const { socket } = client();
+      await new Promise<void>((resolve) => {
+        socket.once('close', resolve);
+        socket.write(said.subarray(0, length), () => socket.destroy());
+      });
     }
     await expectUnharmed();
   });

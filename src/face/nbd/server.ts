@@ -1,6 +1,7 @@
 /** The NBD server: listens, admits clients up to a bound, stops without losing what is in flight. */
-import { createServer, type Server, type Socket } from 'node:net';
-import { Errno, systemError } from '../../block/errors.js';
+import { lstatSync, unlinkSync } from 'node:fs';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { TlsCredentials } from '../../platform/tls-credentials.js';
 import { formatNbdUri, type SocketAddress } from '../../wire/nbd/address.js';
 import { BlockPool } from './buffers.js';
@@ -48,8 +49,21 @@ export class NbdServer {
     return this.#active.size;
   }
 
-  /** Starts accepting clients; resolves with the address in effect (port '0' becomes the one chosen). Rejects with the system's error. */
+  /**
+   * Starts accepting clients; resolves with the address in effect (port '0' becomes the one chosen). Rejects with the system's error.
+   * A unix socket that a killed server left behind is replaced.
+   */
   async listen(address: SocketAddress): Promise<SocketAddress> {
+    try {
+      return await this.#listen(address);
+    } catch (error) {
+      if (address.type !== 'unix' || !(error instanceof BlockError) || error.errno !== Errno.EADDRINUSE || !await isAbandoned(address.path)) throw error;
+      unlinkSync(address.path);
+      return this.#listen(address);
+    }
+  }
+
+  async #listen(address: SocketAddress): Promise<SocketAddress> {
     const listener = createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: true }, (socket) => this.#accept(socket));
     await new Promise<void>((resolve, reject) => {
       listener.once('error', (error: NodeJS.ErrnoException) => {
@@ -118,4 +132,16 @@ export class NbdServer {
     });
     this.#active.set(connection, served);
   }
+}
+
+/** Whether it is a socket on which nobody listens. */
+async function isAbandoned(path: string): Promise<boolean> {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() !== true) return false;
+  return new Promise((resolve) => {
+    const socket = connect(path, () => {
+      socket.destroy();
+      resolve(false);
+    });
+    socket.once('error', ({ code }: NodeJS.ErrnoException) => resolve(code === 'ECONNREFUSED'));
+  });
 }
