@@ -4,6 +4,7 @@ import { DriverRegistry } from './block/registry.js';
 import { blkdebug } from './filter/blkdebug/index.js';
 import { blkverify } from './filter/blkverify/index.js';
 import { copyOnRead } from './filter/copy-on-read/index.js';
+import { parallels } from './format/parallels/index.js';
 import { qcow2 } from './format/qcow2/index.js';
 import { raw } from './format/raw/index.js';
 import { file, hostCdrom, hostDevice } from './protocol/file/index.js';
@@ -12,7 +13,7 @@ import { nbd } from './protocol/nbd/index.js';
 import { nullAio, nullCo } from './protocol/null/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, copyOnRead, file, hostCdrom, hostDevice, memory, nbd, nullAio, nullCo, qcow2, raw,
+  blkdebug, blkverify, copyOnRead, file, hostCdrom, hostDevice, memory, nbd, nullAio, nullCo, parallels, qcow2, raw,
 ];
 
 /** A registry with every driver vdisk has. */

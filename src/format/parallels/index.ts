@@ -1,0 +1,17 @@
+/** Driver `parallels`: images of Parallels and Virtuozzo, by themselves or in a bundle. */
+import type { BlockDriver } from '../../block/driver.js';
+import { createOptions, createParallels } from './create.js';
+import { probeHeader } from './header.js';
+import { openParallels } from './open.js';
+import { openOptions, type ParallelsOptions } from './options.js';
+
+export const parallels: BlockDriver<ParallelsOptions> = {
+  name: 'parallels',
+  kind: 'format',
+  options: openOptions,
+  createOptions,
+  children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
+  probe: (head) => (probeHeader(head) ? 100 : 0),
+  open: openParallels,
+  create: createParallels,
+};
