@@ -55,4 +55,5 @@ function* startOver(image: Qcow2Image, l1Clusters: number): Steps<void> {
   for (let cluster = 0; cluster < used; cluster++) writeRefcount(block, cluster, refcountOrder, 1);
   yield* wait(file.write(2 * clusterSize, block));
   yield* wait(file.resize(used * clusterSize, { exact: false }));
+  yield* image.reload();
 }
