@@ -55,7 +55,7 @@ export function parseHeader(bytes: Uint8Array): ParallelsHeader {
   if (clusterSectors === 0) throw broken('Invalid image: Zero sectors per track');
   if (clusterSectors > maxClusterSectors) throw broken('Invalid image: Too big cluster');
   if (tableEntries > maxTableEntries) throw broken('Catalog too large');
-  if (extension > BigInt(Number.MAX_SAFE_INTEGER / sectorSize)) throw broken('Invalid image: Too big offset');
+  if (extension > BigInt(Math.floor(Number.MAX_SAFE_INTEGER / sectorSize))) throw broken('Invalid image: Too big offset');
   if (sectors > BigInt(Math.floor(Number.MAX_SAFE_INTEGER / sectorSize))) {
     throw new BlockError('CORRUPT_IMAGE', 'Could not refresh total sector count: File too large', { errno: Errno.EFBIG });
   }
