@@ -19,6 +19,7 @@ describe('images that refer to what lies elsewhere', () => {
   const overlay = (name: string, backing: string, format = 'raw'): void => {
     folder.succeed(folder.tool('qemu-img'), ['create', '-q', '-u', '-f', 'qcow2', '-b', backing, '-F', format, folder.file(`disks/${name}`), '1M']);
   };
+  const hopeless = { 'loop.qcow2': /creates an infinite loop/, 'unknown.qcow2': /Unsupported qcow2 feature\(s\): /, 'cut.qcow2': /qcow2 header too short/ };
   const refused = ['device.qcow2', 'elsewhere.qcow2', 'above.qcow2', 'link.qcow2', 'web.qcow2', 'nbd.qcow2', 'options.qcow2', 'below.qcow2', 'unnamed.qcow2', 'data.qcow2'];
   beforeAll(() => {
     mkdirSync(folder.file('disks'));
@@ -34,6 +35,12 @@ describe('images that refer to what lies elsewhere', () => {
     overlay('nbd.qcow2', 'nbd://127.0.0.1:1/');
     overlay('options.qcow2', `json:{"driver":"file","filename":"${folder.file('secret.raw')}"}`);
     overlay('below.qcow2', 'above.qcow2', 'qcow2');
+    overlay('loop.qcow2', 'loop.qcow2', 'qcow2');
+    overlay('unknown.qcow2', 'base.raw');
+    const unknown = readFileSync(folder.file('disks/unknown.qcow2'));
+    writeFileSync(folder.file('disks/cut.qcow2'), unknown.subarray(0, 100));
+    unknown[74] = 1;
+    writeFileSync(folder.file('disks/unknown.qcow2'), unknown);
     overlay('unnamed.qcow2', folder.file('secret.raw'), 'raw');
     folder.succeed(folder.tool('qemu-img'), ['create', '-q', '-f', 'qcow2', '-o', `data_file=${folder.file('secret.data')},data_file_raw=on`, folder.file('disks/data.qcow2'), '1M']);
   });
@@ -43,9 +50,10 @@ describe('images that refer to what lies elsewhere', () => {
     const server = folder.start(folder.tool('vdisk'), ['serve', '--writable', '--socket', socket, folder.file('disks')]);
     await until(() => server.output.stdout.includes('Ctrl-C stops') || server.child.exitCode !== null, 'vdisk serve');
     for (const name of refused) expect(server.output.stdout).toMatch(new RegExp(`^ {2}${name} {2}cannot be served: .*is not allowed`, 'm'));
+    for (const [name, reason] of Object.entries(hopeless)) expect(server.output.stdout).toMatch(new RegExp(`^ {2}${name} {2}cannot be served: .*${reason.source}`, 'm'));
     expect(server.output.stdout).toMatch(/^ {2}beside\.qcow2 {2}qcow2, 1 MiB$/m);
     expect(server.output.stdout).not.toMatch(/^ {2}looks-near/m);
-    for (const name of [...refused, 'looks-near', '../secret.raw', folder.file('secret.raw')]) {
+    for (const name of [...refused, ...Object.keys(hopeless), 'looks-near', '../secret.raw', folder.file('secret.raw')]) {
       expect(folder.run(folder.tool('qemu-img'), ['info', `nbd+unix:///${encodeURIComponent(name)}?socket=${socket}`]), name).toMatchObject({ status: 1 });
     }
     expect(folder.run(folder.tool('qemu-io'), ['-f', 'raw', '-c', 'read -P 1 0 1M', `nbd+unix:///beside.qcow2?socket=${socket}`])).toMatchObject({ status: 0 });
@@ -55,9 +63,9 @@ describe('images that refer to what lies elsewhere', () => {
 
   it('vdisk nbd refuses them, unless told to trust', async () => {
     const socket = folder.file('nbd.sock');
-    for (const name of refused) {
+    for (const [name, reason] of [...refused.map((name) => [name, /is not allowed/] as const), ...Object.entries(hopeless)]) {
       const { status, stderr } = folder.run(folder.tool('vdisk'), ['nbd', '--socket', socket, folder.file(`disks/${name}`)]);
-      expect([name, status, stderr]).toEqual([name, 1, expect.stringMatching(/is not allowed/)]);
+      expect([name, status, stderr]).toEqual([name, 1, expect.stringMatching(reason)]);
     }
     for (const parameters of [[folder.file('disks/beside.qcow2')], ['--trust-images', folder.file('disks/above.qcow2')]]) {
       const server = folder.start(folder.tool('vdisk'), ['nbd', '--socket', socket, ...parameters]);

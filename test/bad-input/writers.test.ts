@@ -59,6 +59,23 @@ describe.skipIf(native() === undefined)('two writers', () => {
     expect(folder.run(`${tools}/qemu-io`, ['-f', 'qcow2', '-c', 'read -P 7 0 64k', image])).toMatchObject({ status: 0 });
   });
 
+  it.each(Object.keys(toolSets))('vdisk says who it is: %s', async (first) => {
+    const holder = await hold(toolSets[first]!());
+    // ours is a program run by Node
+    const name = `process ${holder.child.pid} (${readFileSync(`/proc/${holder.child.pid}/comm`, 'utf8').trim()})`;
+    for (const parameters of [['resize', '-f', 'qcow2', image, '+1M'], ['nbd', '--writable', '-f', 'qcow2', '--socket', folder.file('socket'), image]]) {
+      const { status, stderr } = folder.run(folder.tool('vdisk'), parameters);
+      expect([status, stderr.split('\n').slice(1)]).toEqual([1, [`Is another process using the image [${image}]?`, `It is held by ${name}.`, '']]);
+    }
+    const server = folder.start(folder.tool('vdisk'), ['serve', '--writable', '--socket', folder.file('socket'), folder.path]);
+    await until(() => server.output.stdout.includes('Ctrl-C stops') || server.child.exitCode !== null, 'vdisk serve');
+    expect(server.output.stdout).toContain(`  image.qcow2  cannot be served: Failed to get "write" lock, held by ${name}\n`);
+    server.child.kill('SIGINT');
+    await server.ended;
+    holder.child.stdin!.end('quit\n');
+    await holder.ended;
+  });
+
   it('in one program, a user of the same node is named', async () => {
     const graph = new BlockGraph({ drivers: createRegistry() });
     try {

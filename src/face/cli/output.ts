@@ -107,8 +107,13 @@ export function reportFailure(error: unknown): number {
 export function describeFailure(error: unknown): { message?: string; hint?: string | undefined; continuation?: string | undefined; exitCode: number } {
   if (error instanceof ExitError) return { exitCode: error.exitCode };
   if (error instanceof CliError) return error;
-  if (error instanceof BlockError) return { message: error.message, hint: error.context.hint, exitCode: 1 };
+  if (error instanceof BlockError) return { message: error.message, hint: hintOf(error), exitCode: 1 };
   throw error;
+}
+
+/** The peers do not know who holds an image; we may. */
+function hintOf({ context: { hint, holder } }: BlockError): string | undefined {
+  return state.program === 'vdisk' && holder !== undefined ? `${hint === undefined ? '' : ensureNewline(hint)}It is held by ${holder}.` : hint;
 }
 
 /** Keeps what goes to standard output from now on; the returned function ends that and hands it over. */

@@ -63,7 +63,7 @@ async function announce(directory: string, exports: DirectoryExports, address: S
       exports.release(lent);
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
-      out(`  ${name}  cannot be served: ${error.message}\n`);
+      out(`  ${name}  cannot be served: ${error.message}${error.context.holder === undefined ? '' : `, held by ${error.context.holder}`}\n`);
     }
   }
   if (example === undefined) return;

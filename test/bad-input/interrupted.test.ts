@@ -1,0 +1,47 @@
+/** Work on images in place that is cut short by a signal: the disk a user sees stays what it was, and its images sound. */
+import { randomBytes } from 'node:crypto';
+import { copyFileSync, statSync, writeFileSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ToolFolder, until } from '../support/our-tools.js';
+
+const MiB = 1 << 20;
+let folder: ToolFolder;
+const qemuImg = (...parameters: readonly string[]): string => folder.succeed(folder.tool('qemu-img'), parameters);
+
+beforeAll(() => {
+  folder = new ToolFolder();
+  const size = 64 * MiB;
+  writeFileSync(folder.file('old.raw'), randomBytes(size));
+  writeFileSync(folder.file('new.raw'), randomBytes(size));
+  qemuImg('convert', '-f', 'raw', '-O', 'qcow2', folder.file('old.raw'), folder.file('base.qcow2'));
+  qemuImg('create', '-q', '-f', 'qcow2', '-b', 'base.qcow2', '-F', 'qcow2', folder.file('overlay.qcow2'));
+  folder.succeed(folder.tool('qemu-io'), ['-f', 'qcow2', '-c', 'write -P 7 10M 20M', folder.file('overlay.qcow2')]);
+  qemuImg('convert', '-f', 'qcow2', '-O', 'raw', folder.file('overlay.qcow2'), folder.file('seen.raw'));
+});
+afterAll(() => folder.remove());
+
+describe.each([
+  ['commit', [], ['-r', '8M'], 'base.qcow2'],
+  ['rebase', ['-b', 'new.raw', '-F', 'raw'], [], 'overlay.qcow2'],
+] as const)('%s', (verb, options, brake, changing) => {
+  it.each(['SIGINT', 'SIGTERM', 'SIGKILL'] as const)('%s', async (signal) => {
+    const images = ['base.qcow2', 'overlay.qcow2'];
+    for (const name of images) copyFileSync(folder.file(name), folder.file(`kept-${name}`));
+    let caught = false;
+    for (let attempt = 0; attempt < 10 && !caught; attempt++) {
+      for (const name of images) copyFileSync(folder.file(`kept-${name}`), folder.file(name));
+      const written = (): number => statSync(folder.file(changing)).mtimeMs;
+      const before = written();
+      const running = folder.start(folder.tool('qemu-img'), [verb, ...options, ...brake, '-f', 'qcow2', folder.file('overlay.qcow2')]);
+      await until(() => written() > before || running.child.exitCode !== null, `${verb} to write`);
+      running.child.kill(signal);
+      caught = (await running.ended).signal === signal;
+    }
+    expect(caught).toBe(true);
+    for (const name of images) expect([0, 3]).toContain(folder.run(folder.tool('qemu-img'), ['check', '-f', 'qcow2', folder.file(name)]).status);
+    qemuImg('compare', '-f', 'qcow2', '-F', 'raw', folder.file('overlay.qcow2'), folder.file('seen.raw'));
+    qemuImg(verb, ...options, '-f', 'qcow2', folder.file('overlay.qcow2'));
+    qemuImg('compare', '-f', 'qcow2', '-F', 'raw', folder.file('overlay.qcow2'), folder.file('seen.raw'));
+    for (const name of images) copyFileSync(folder.file(`kept-${name}`), folder.file(name));
+  });
+});
