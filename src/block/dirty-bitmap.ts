@@ -5,6 +5,7 @@
  * stretches that are all dirty next to nothing.
  */
 import { BlockError } from './errors.js';
+import type { BlockNode } from './node.js';
 
 const pageBits = 32768;
 const pageBytes = pageBits / 8;
@@ -14,6 +15,12 @@ interface Page { readonly bytes: Uint8Array; count: number }
 const full = 'full';
 
 const bitsIn = Uint8Array.from({ length: 256 }, (_, byte) => byte.toString(2).replaceAll('0', '').length);
+
+/** Whether bitmaps can be stored with the image. */
+export function keepsBitmaps(node: BlockNode): boolean {
+  const facet = node.facet('bitmaps');
+  return facet !== undefined && facet.supported !== false;
+}
 
 /** A stretch of the disk in bytes. */
 export interface DirtyRange { readonly offset: number; readonly length: number }

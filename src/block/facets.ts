@@ -17,6 +17,7 @@ export interface Facets {
   readonly background: BackgroundFacet;
   readonly allocatedSize: AllocatedSizeFacet;
   readonly makeEmpty: MakeEmptyFacet;
+  readonly identity: IdentityFacet;
 }
 
 export interface CheckResult {
@@ -71,6 +72,8 @@ export interface StoredBitmap {
 }
 /** Persistence of dirty bitmaps. The live bitmap (DirtyBitmap) belongs to the node; this facet says whether it can be stored and lists what is. */
 export interface BitmapFacet {
+  /** False where the image as it is cannot hold bitmaps, though its format can. */
+  readonly supported?: boolean;
   /** The node hands over its live bitmaps, once: those stored in the image are added, and the persistent ones there are stored when the layer closes or becomes read-only. */
   attach?(bitmaps: Map<string, DirtyBitmap>): void;
   list(): Promise<readonly StoredBitmap[]>;
@@ -139,3 +142,10 @@ export interface AllocatedSizeFacet { allocatedSize(): Promise<number> }
 
 /** Drops everything this layer decides, so that the backing chain shows through (commit). */
 export interface MakeEmptyFacet { makeEmpty(): Promise<void> }
+
+/** What an overlay records of its parent, to know it again, in formats that do. */
+export interface IdentityFacet {
+  readonly id: Uint8Array;
+  /** In the format's own count. */
+  readonly timestamp?: number;
+}

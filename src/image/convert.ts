@@ -1,7 +1,7 @@
 /** Converting images: what one or several of them show, stored in another, which is made for it or exists. */
 import type { BlockBackend } from '../block/child.js';
 import { createImageFile, protocolOf } from '../block/create.js';
-import type { DirtyBitmap } from '../block/dirty-bitmap.js';
+import { keepsBitmaps, type DirtyBitmap } from '../block/dirty-bitmap.js';
 import { Req, type BlockDriver } from '../block/driver.js';
 import { BlockError, Errno } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
@@ -128,7 +128,7 @@ async function fill(target: BlockBackend, size: number, backing: string | undefi
   const { node } = target;
   const formatInfo = node.facet('formatInfo');
   if (target.size < size) throw invalid('output file is smaller than input file');
-  if (request.bitmaps !== undefined && node.facet('bitmaps') === undefined) {
+  if (request.bitmaps !== undefined && !keepsBitmaps(node)) {
     throw new BlockError('NOT_SUPPORTED', `Format driver '${node.driver.name}' does not support bitmaps`);
   }
   if (request.compress && (node.ops.capabilities.writeFlags & Req.COMPRESSED) === 0) throw notCompressible();
@@ -167,7 +167,7 @@ function baseOf(source: BlockNode, backing: string): BlockNode | undefined {
 function bitmapsToCopy(sources: readonly BlockBackend[], which: 'all' | 'sound', warn: ConvertRequest['warn']): DirtyBitmap[] {
   if (sources.length > 1) throw invalid('Copying bitmaps only possible with single source');
   const { node } = sources[0]!;
-  if (node.facet('bitmaps') === undefined) throw new BlockError('NOT_SUPPORTED', 'Source lacks bitmap support');
+  if (!keepsBitmaps(node)) throw new BlockError('NOT_SUPPORTED', 'Source lacks bitmap support');
   // The peer looks at the youngest first.
   return [...node.bitmaps.values()].reverse().filter(({ name, persistent, inconsistent }) => {
     if (inconsistent && which === 'all') {

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BlockBackend } from '../../block/child.js';
+import { keepsBitmaps } from '../../block/dirty-bitmap.js';
 import { BlockGraph } from '../../block/graph.js';
 import { createRegistry } from '../../drivers.js';
 import { addBitmap, clearBitmap, enableBitmap, mergeBitmap, removeBitmap } from '../../image/bitmap.js';
@@ -131,10 +132,12 @@ describe('stored bitmaps', () => {
     const file = join(folder, 'old');
     tool(qemuImg, 'create', '-q', '-f', 'qcow2', '-o', 'compat=0.10', file, '4M');
     await using(file, async ({ node }) => {
+      expect(keepsBitmaps(node)).toBe(false);
       await expect(addBitmap(node, 'b')).rejects.toThrow(`Can't make bitmap 'b' persistent in '${node.name}': Cannot store dirty bitmaps in qcow2 v2 files`);
     });
     tool(qemuImg, 'create', '-q', '-f', 'qcow2', file, '4M');
     await using(file, async ({ node }) => {
+      expect(keepsBitmaps(node)).toBe(true);
       await expect(addBitmap(node, 'n'.repeat(1024))).rejects.toThrow('Name length exceeds maximum (1023 characters)');
       await addBitmap(node, 'n'.repeat(1023));
     });

@@ -35,6 +35,10 @@ export class Qcow2Bitmaps implements BitmapFacet {
     return bitmaps;
   }
 
+  get supported(): boolean {
+    return this.#image.header.version >= 3;
+  }
+
   attach(live: Map<string, DirtyBitmap>): void {
     for (const [name, bitmap] of this.#live) live.set(name, bitmap);
     this.#live = live;
@@ -53,10 +57,10 @@ export class Qcow2Bitmaps implements BitmapFacet {
   }
 
   canStore(name: string, granularity: number): Promise<void> {
-    const { context, header, size } = this.#image;
+    const { context, size } = this.#image;
     const refuse = (reason: string, errno: number): Promise<void> => Promise.reject(new BlockError(
       'INVALID_ARGUMENT', `Can't make bitmap '${name}' persistent in '${context.nodeName}': ${reason}`, { errno }));
-    if (header.version < 3) return refuse('Cannot store dirty bitmaps in qcow2 v2 files', Errno.ENOTSUP);
+    if (!this.supported) return refuse('Cannot store dirty bitmaps in qcow2 v2 files', Errno.ENOTSUP);
     const bits = Math.log2(granularity);
     if (bits < minGranularityBits) return refuse(`Granularity is under minimum (${2 ** minGranularityBits} bytes)`, Errno.EINVAL);
     if (bits > maxGranularityBits) return refuse(`Granularity exceeds maximum (${2 ** maxGranularityBits} bytes)`, Errno.EINVAL);

@@ -54,9 +54,11 @@ describe('measure agrees with qemu-img', () => {
     spawnSync(qemuImg, ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', top, '110M']);
     spawnSync(qemuIo, ['-c', 'write 31M 1M', '-c', 'write -z 1M 512k', top]);
     const graph = new BlockGraph({ drivers: createRegistry(), gate: () => true });
-    for (const file of [base, top]) {
+    const old = join(folder, 'old');
+    spawnSync(qemuImg, ['create', '-q', '-f', 'qcow2', '-o', 'compat=0.10', old, '10M']);
+    for (const file of [base, top, old]) {
       const backend = await graph.openBackend({ driver: 'qcow2', file: { driver: 'file', filename: file } }, { readOnly: true });
-      for (const text of ['', 'cluster_size=512', 'cluster_size=2M', 'backing_file=x,backing_fmt=raw']) {
+      for (const text of ['', 'cluster_size=512', 'cluster_size=2M', 'compat=0.10', 'backing_file=x,backing_fmt=raw']) {
         expect(await ours(backend, parse(text))).toEqual(theirs('-f', 'qcow2', ...(text === '' ? [] : ['-o', text]), file));
       }
       await backend.close();

@@ -1,7 +1,7 @@
 /** How much space an image would take. */
 import type { BlockChild } from '../../block/child.js';
 import type { MeasureResult } from '../../block/driver.js';
-import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import { keepsBitmaps, type DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { BlockError } from '../../block/errors.js';
 import { chainStatus } from '../../block/status.js';
 import { clusterBitsOption, refcountOrderOption, versionOfCompat, type OptionValues } from './create-options.js';
@@ -32,7 +32,7 @@ export async function measureQcow2(source: BlockChild | undefined, options: Opti
   const whole = preallocation === 'full' || preallocation === 'falloc' || (source !== undefined && options['backing_file'] !== undefined);
   const data = whole ? size : source === undefined ? 0 : await allocatedSize(source, clusterSize);
   const result = { required: metadata + data, fullyAllocated: metadata + size };
-  if (version < 3 || source?.facet('bitmaps') === undefined) return result;
+  if (version < 3 || source === undefined || !keepsBitmaps(source.node)) return result;
   return { ...result, bitmaps: bitmapsSize(source.node.bitmaps.values(), clusterSize) };
 }
 
