@@ -65,9 +65,9 @@ export async function imageInfo(node: BlockNode): Promise<NodeInfo> {
   };
 }
 
-/** Whether the layer, or one it passes on, can tell of its state at all. */
+/** Whether the layer, or the one it passes on, can tell of its state at all. */
 function hasFacts(node: BlockNode): boolean {
-  return node.facet('formatInfo') !== undefined || [...node.children.values()].some((child) => child.role !== 'cow' && hasFacts(child.node));
+  return node.facet('formatInfo') !== undefined || [...node.children.values()].some((child) => child.role === 'filtered' && hasFacts(child.node));
 }
 
 function backingInfo(node: BlockNode, filename: string | undefined, format: string | undefined): Partial<NodeInfo> {
