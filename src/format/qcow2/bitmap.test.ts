@@ -116,6 +116,22 @@ describe('stored bitmaps', () => {
     expect(tool(qemuImg, 'check', `${file}.copy`)).toContain('No errors');
   });
 
+  it('are given up, once, where a program that does not know them wrote to the image', async () => {
+    const file = join(folder, 'outdated');
+    tool(qemuImg, 'create', '-q', '-f', 'qcow2', file, '4M');
+    tool(qemuImg, 'bitmap', '--add', file, 'b');
+    const bytes = readFileSync(file);
+    bytes.writeBigUInt64BE(0n, 88);
+    writeFileSync(file, bytes);
+    const warnings: string[] = [];
+    for (const readOnly of [true, false, false]) {
+      const graph = new BlockGraph({ drivers: createRegistry(), gate: () => true });
+      graph.onWarning = (message) => { warnings.push(message.split(',')[0]!); };
+      await (await graph.openBackend({ driver: 'qcow2', file: { driver: 'file', filename: file } }, { readOnly })).close();
+    }
+    expect(warnings).toEqual(Array(2).fill('a program lacking bitmap support modified this file'));
+  });
+
   it('follow the size of the disk', async () => {
     const file = join(folder, 'resized');
     tool(qemuImg, 'create', '-q', '-f', 'qcow2', file, '4M');

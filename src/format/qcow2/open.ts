@@ -15,7 +15,11 @@ import { cleanInterval, settingsOf, type Qcow2OpenOptions } from './options.js';
 
 export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise<Qcow2Ops> {
   const file = context.child('file')!;
-  const header = await readHeader(file, context);
+  let outdated = false;
+  const header = await readHeader(file, context, (message) => {
+    outdated = true;
+    context.warn(message);
+  });
   if (header.cryptMethod !== CryptMethod.NONE && !context.mode.noIo) {
     throw new BlockError('NOT_SUPPORTED', `${header.cryptMethod === CryptMethod.AES ? 'AES' : 'LUKS'}-encrypted qcow2 images are not supported`);
   }
@@ -31,18 +35,18 @@ export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise
   const image = new Qcow2Image({ context, header, file, dataFile, backing, settings });
   await run(image.reload());
   const codec = header.compression === 'zstd' ? await zstdCodec() : rawDeflate;
-  if (!context.readOnly && !context.mode.noIo) await takeOver(image);
+  if (!context.readOnly && !context.mode.noIo) await takeOver(image, outdated);
   const ops = new Qcow2Ops(image, codec, await Qcow2Bitmaps.open(image));
   ops.cleanCaches(seconds);
   return ops;
 }
 
-async function readHeader(file: BlockChild, context: OpenContext<object>): Promise<Qcow2Header> {
+async function readHeader(file: BlockChild, context: OpenContext<object>, onWarning: (message: string) => void): Promise<Qcow2Header> {
   const head = new Uint8Array(Math.min(Math.max(file.size, 0), 112));
   await file.read(0, head);
   const bytes = new Uint8Array(Math.min(2 ** clusterBitsOf(head), file.size));
   await file.read(0, bytes);
-  return parseHeader(bytes, (message) => context.warn(message), context.mode.check);
+  return parseHeader(bytes, onWarning, context.mode.check);
 }
 
 async function openDataFile(file: BlockChild, header: Qcow2Header, context: OpenContext<object>): Promise<BlockChild> {
@@ -59,12 +63,15 @@ async function openDataFile(file: BlockChild, header: Qcow2Header, context: Open
   return opened;
 }
 
-/** What the first writer after another does: features it does not know are switched off, stale refcounts are rebuilt (but for a check). */
-async function takeOver(image: Qcow2Image): Promise<void> {
+/**
+ * What the first writer after another does: features it does not know are switched off, stale refcounts are rebuilt (but for a check).
+ * @param outdated the header on disk mentions what is not to be trusted any more
+ */
+async function takeOver(image: Qcow2Image, outdated: boolean): Promise<void> {
   const { header } = image;
   const known = (header.bitmaps !== undefined ? Autoclear.BITMAPS : 0) | (image.geometry.external ? Autoclear.DATA_FILE_RAW : 0);
   const autoclear = header.autoclear & BigInt(known);
-  if (autoclear !== header.autoclear) {
+  if (outdated || autoclear !== header.autoclear) {
     await run(image.updateHeader({ autoclear }));
     await image.file.flush();
   }
