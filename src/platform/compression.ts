@@ -28,12 +28,13 @@ const deflateOptions: Zlib.ZlibOptions = { windowBits: 12, memLevel: 9, level: 4
  * A stream made anew for each block costs a sixth more time than one that is reset. Resetting goes through Node's inner handle; where
  * a version of Node has another one, the documented way is taken. A block that does not shrink comes back as it is.
  */
-const deflateThreads = new CompressionThreads({
+const deflateThreads = (kind: 'Deflate' | 'DeflateRaw', options: Zlib.ZlibOptions): CompressionThreads => new CompressionThreads({
   body: `
     const zlib = require('node:zlib');
-    const { _handle: handle, _writeState: state } = zlib.createDeflateRaw(argument);
+    const { kind, options } = argument;
+    const { _handle: handle, _writeState: state } = zlib['create' + kind](options);
     if (typeof handle?.reset !== 'function' || typeof handle.writeSync !== 'function' || !(state instanceof Uint32Array)) {
-      return (source) => new Uint8Array(zlib.deflateRawSync(source, argument));
+      return (source) => new Uint8Array(zlib[kind[0].toLowerCase() + kind.slice(1) + 'Sync'](source, options));
     }
     let room = new Uint8Array(0);
     return (source) => {
@@ -43,15 +44,33 @@ const deflateThreads = new CompressionThreads({
       const [roomLeft, sourceLeft] = state;
       return roomLeft === 0 || sourceLeft !== 0 ? source : room.slice(0, source.length - roomLeft);
     };`,
-  argument: deflateOptions,
+  argument: { kind, options },
 });
+const rawDeflateThreads = deflateThreads('DeflateRaw', deflateOptions);
 
 /** Raw deflate. The window is 4 KiB, for readers that accept no more; any window is read. */
 export const rawDeflate: Codec = {
   compress: (source) => zlib().deflateRawSync(source, deflateOptions),
-  compressLater: (source) => deflateThreads.compress(source),
+  compressLater: (source) => rawDeflateThreads.compress(source),
   decompress(source, target) {
     const bytes = zlib().inflateRawSync(source, { finishFlush: zlib().constants.Z_SYNC_FLUSH, maxOutputLength: target.length + 1 });
+    fill(target, bytes);
+  },
+};
+
+const zlibOptions: Zlib.ZlibOptions = { ...deflateOptions, windowBits: 15 };
+const zlibThreads = deflateThreads('Deflate', zlibOptions);
+
+/** Deflate with zlib's frame (RFC 1950). What does not shrink is framed all the same: results may be longer than their source. */
+export const zlibStream: Codec = {
+  compress: (source) => zlib().deflateSync(source, zlibOptions),
+  async compressLater(source) {
+    const whole = new Uint8Array(source);
+    const packed = await zlibThreads.compress(whole);
+    return packed.length < whole.length ? packed : zlib().deflateSync(whole, { level: 0 });
+  },
+  decompress(source, target) {
+    const bytes = zlib().inflateSync(source, { finishFlush: zlib().constants.Z_SYNC_FLUSH, maxOutputLength: target.length + 1 });
     fill(target, bytes);
   },
 };

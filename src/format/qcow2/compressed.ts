@@ -3,6 +3,7 @@ import { BlockError, Errno, systemError } from '../../block/errors.js';
 import { settled } from '../../block/mapped-format.js';
 import type { Codec } from '../../platform/compression.js';
 import { run, wait, type Steps } from '../../util/steps.js';
+import { Turns } from '../../util/turns.js';
 import type { ClusterMap } from './cluster.js';
 import type { Qcow2Image } from './image.js';
 import { compressedHi, loOf, maxCompressedOffset } from './tables.js';
@@ -94,23 +95,6 @@ export class CompressedClusters {
     const { file } = this.#image;
     const size = Math.ceil(file.size / 512) * 512;
     if (size !== file.size) yield* wait(file.resize(size, { exact: false }));
-  }
-}
-
-/** A queue whose members do other work until it is their turn. */
-class Turns {
-  #last: Promise<void> | undefined;
-
-  /** `mine` comes when all that were taken before are done; undefined: it has come. */
-  take(): { readonly mine: Promise<void> | undefined; readonly done: () => void } {
-    const mine = this.#last;
-    let done!: () => void;
-    const finished = new Promise<void>((resolve) => { done = resolve; });
-    const last = (mine === undefined ? finished : mine.then(() => finished)).then(() => {
-      if (this.#last === last) this.#last = undefined;
-    });
-    this.#last = last;
-    return { mine, done };
   }
 }
 
