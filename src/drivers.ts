@@ -7,16 +7,17 @@ import { copyOnRead } from './filter/copy-on-read/index.js';
 import { parallels } from './format/parallels/index.js';
 import { qcow2 } from './format/qcow2/index.js';
 import { raw } from './format/raw/index.js';
+import { vpc } from './format/vpc/index.js';
 import { file, hostCdrom, hostDevice } from './protocol/file/index.js';
 import { memory } from './protocol/memory/index.js';
 import { nbd } from './protocol/nbd/index.js';
 import { nullAio, nullCo } from './protocol/null/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, copyOnRead, file, hostCdrom, hostDevice, memory, nbd, nullAio, nullCo, parallels, qcow2, raw,
+  blkdebug, blkverify, copyOnRead, file, hostCdrom, hostDevice, memory, nbd, nullAio, nullCo, parallels, qcow2, raw, vpc,
 ];
 
-/** A registry with every driver vdisk has. */
-export function createRegistry(): DriverRegistry {
-  return new DriverRegistry(allDrivers);
+/** A registry with every driver vdisk has, each as `view` shows it. */
+export function createRegistry(view: (driver: BlockDriver) => BlockDriver = (driver) => driver): DriverRegistry {
+  return new DriverRegistry(allDrivers.map(view));
 }

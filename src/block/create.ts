@@ -2,7 +2,7 @@
 import type { BlockBackend } from './child.js';
 import type { CreateField, OptionValue } from './options.js';
 import { BlockError, Errno } from './errors.js';
-import { protocolPrefix } from './filename.js';
+import { protocolPrefix, resolveReference } from './filename.js';
 import type { BlockGraph } from './graph.js';
 import type { BlockDriver } from './driver.js';
 
@@ -69,6 +69,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
         await target?.close();
         return graph.openBackend({ ...graph.toOptions(filename, format.name), ...extra }, { noBacking: true, discard: 'unmap', gate: () => true });
       },
+      openBacking: (name, driver) => graph.openBackend(resolveReference(name, filename), { readOnly: true, driver }),
       warn: graph.onWarning,
     });
     await target.close();

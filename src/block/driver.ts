@@ -192,6 +192,8 @@ export interface CreateContext {
   readonly filename: string;
   /** Resolves with the image's format driver opened on `target`, e.g. to preallocate through the ordinary write path. Close it before returning. */
   openTarget(options?: Record<string, unknown>): Promise<BlockBackend>;
+  /** Resolves with the image that the user wants the new one to stand on, open for reading: for what a child records of its parent. Close it before returning. */
+  openBacking(filename: string, format: string | undefined): Promise<BlockBackend>;
   readonly signal?: AbortSignal;
   warn(message: string): void;
 }
@@ -202,6 +204,8 @@ export interface MeasureResult {
   /** Space for persistent bitmaps of the source, where the target format can hold them. */
   readonly bitmaps?: number;
 }
+
+export type PeerLack = 'check' | 'measure' | 'resize';
 
 export interface BlockDriver<O extends object = object> {
   /** The QAPI name: 'qcow2', 'nbd', 'copy-on-read'. */
@@ -230,6 +234,8 @@ export interface BlockDriver<O extends object = object> {
   probe?(head: Uint8Array, filename: string): number;
   /** Formats: overlays can be made of it (info, create -b, rebase). */
   readonly supportsBacking?: boolean;
+  /** What QEMU cannot do with the format: its tools' names hide it, so that scripts see what they know. */
+  readonly beyondPeer?: readonly PeerLack[];
   /** Formats: clusters can be written compressed (Req.COMPRESSED). */
   readonly supportsCompression?: boolean;
   /** Formats: dirty bitmaps can be stored with the image. */

@@ -25,6 +25,8 @@ export interface CreateField {
   readonly help: string;
   /** Default as help shows it and create applies it. */
   readonly default?: string | number | boolean;
+  /** QEMU has no such option: under its tools' names it is neither shown nor taken. */
+  readonly beyondPeer?: boolean;
 }
 /** Create options by QEMU's `-o` names ('cluster_size'). */
 export type CreateSchema = Readonly<Record<string, CreateField>>;

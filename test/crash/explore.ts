@@ -74,7 +74,7 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
   const target = await graph.openBackend({ driver: 'recorder' });
   const spec = { driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions };
   await setup.driver.create!(target, { ...setup.createOptions, size: setup.size }, {
-    filename: 'recorded', createFile: () => Promise.reject(new Error('no second file')), warn: () => undefined,
+    filename: 'recorded', createFile: () => Promise.reject(new Error('no second file')), openBacking: () => Promise.reject(new Error('no parent')), warn: () => undefined,
     openTarget: async () => {
       await target.close();
       return graph.openBackend(spec, { discard: 'unmap' });

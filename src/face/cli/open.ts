@@ -7,7 +7,8 @@ import { allowImplicitOpens } from '../../block/gate.js';
 import { BlockGraph, type BackendOptions } from '../../block/graph.js';
 import { nestOptions, parseKeyValues, type Options } from '../../block/key-values.js';
 import { userObjects } from './objects.js';
-import { CliError, err, ExitError, reportError, warn } from './output.js';
+import { CliError, err, ExitError, programName, reportError, warn } from './output.js';
+import { asPeersKnow } from './peer-view.js';
 
 export interface CacheMode {
   readonly direct: boolean;
@@ -41,7 +42,7 @@ let graph: Promise<BlockGraph> | undefined;
 /** The process's graph. Drivers are loaded with it. */
 export function sharedGraph(): Promise<BlockGraph> {
   graph ??= import('../../drivers.js').then(({ createRegistry }) => {
-    const created = new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens, objects: userObjects() });
+    const created = new BlockGraph({ drivers: createRegistry(programName() === 'vdisk' ? undefined : asPeersKnow), gate: allowImplicitOpens, objects: userObjects() });
     created.onWarning = (message) => (message.startsWith('WARNING') ? err(`${message}\n`) : warn(message));
     created.onReport = (line, kind) => (kind === 'note' ? err(`${line}\n`) : reportError(line));
     return created;

@@ -1,0 +1,38 @@
+/** Drivers as QEMU's tools know them: without what only vdisk can do. */
+import type { BlockDriver, BlockOps, Capabilities, PeerLack } from '../../block/driver.js';
+import type { Facets } from '../../block/facets.js';
+import { andThen } from '../../util/maybe.js';
+
+/** The driver without options and abilities that QEMU lacks. */
+export function asPeersKnow(driver: BlockDriver): BlockDriver {
+  const lacks = new Set<PeerLack>(driver.beyondPeer);
+  const fields = Object.entries(driver.createOptions ?? {});
+  const known = fields.filter(([, { beyondPeer }]) => beyondPeer !== true);
+  if (lacks.size === 0 && known.length === fields.length) return driver;
+  const { measure, open, ...rest } = driver;
+  return {
+    ...rest,
+    ...(driver.createOptions && { createOptions: Object.fromEntries(known) }),
+    ...(measure && !lacks.has('measure') && { measure }),
+    open: (context) => andThen(open.call(driver, context), (ops) => restricted(ops, lacks)),
+  };
+}
+
+function restricted(ops: BlockOps, lacks: ReadonlySet<PeerLack>): BlockOps {
+  if (lacks.has('resize')) {
+    const fixed = new WeakMap<Capabilities, Capabilities>();
+    const prototype = Object.getPrototypeOf(ops) as BlockOps;
+    Object.defineProperty(ops, 'capabilities', {
+      get: () => {
+        const own = Reflect.get(prototype, 'capabilities', ops);
+        if (!fixed.has(own)) fixed.set(own, { ...own, resize: 'none' });
+        return fixed.get(own);
+      },
+    });
+  }
+  if (lacks.has('check')) {
+    const facet = ops.facet.bind(ops);
+    ops.facet = <K extends keyof Facets>(name: K): Facets[K] | undefined => (name === 'check' ? undefined : facet(name));
+  }
+  return ops;
+}

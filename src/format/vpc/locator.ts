@@ -1,0 +1,76 @@
+/** Names by which a differencing disk refers to its parent, on several platforms. */
+import { utf16, utf16Bytes, type DynamicHeader, type ParentLocator } from './header.js';
+
+/** Relative names first: they stay right when the disks move together. */
+const preference = ['W2ru', 'MacX', 'W2ku', 'Wi2r', 'Wi2k'];
+
+/** Longest name that is looked at, in bytes. */
+export const maxLocatorLength = 64 * 1024;
+
+/** Locators worth reading, best first. */
+export function usableLocators({ locators }: DynamicHeader): ParentLocator[] {
+  return locators.filter(({ platform, length }) => preference.includes(platform) && length > 0 && length <= maxLocatorLength)
+    .sort((a, b) => preference.indexOf(a.platform) - preference.indexOf(b.platform));
+}
+
+/** What a locator's data says, as a file name here; undefined where it says nothing. */
+export function decodeLocator(platform: string, data: Uint8Array): string | undefined {
+  switch (platform) {
+    case 'W2ru': case 'W2ku': return fromWindows(utf16(data, true));
+    case 'Wi2r': case 'Wi2k': return fromWindows(untilNul(new TextDecoder('latin1').decode(data)));
+    case 'MacX': return fromUrl(untilNul(new TextDecoder().decode(data)));
+    default: return undefined;
+  }
+}
+
+/**
+ * File names to try for the parent, best first: what the locators say, then the same file beside the child (paths of another machine).
+ * @param names decoded locators, best first, and the name in the header
+ */
+export function parentCandidates(names: readonly string[]): string[] {
+  const usable = names.filter((name) => !isForeign(name));
+  const beside = names.map((name) => name.slice(name.lastIndexOf('/') + 1));
+  return [...new Set([...usable, ...beside])].filter((name) => name !== '' && !name.includes(':'));
+}
+
+/** A name as Windows writes it, with slashes. */
+export function fromWindows(name: string): string | undefined {
+  const plain = name.replaceAll('\\', '/').replace(/^(\.\/)+/, '');
+  return plain === '' ? undefined : plain;
+}
+
+/** A drive letter or a share: no file of ours. */
+function isForeign(name: string): boolean {
+  return /^([A-Za-z]:|\/\/)/.test(name);
+}
+
+function fromUrl(url: string): string | undefined {
+  const match = /^file:\/\/(?:localhost(?=\/))?(.*)$/.exec(url);
+  if (!match) return undefined;
+  try {
+    return fromWindows(decodeURIComponent(match[1]!));
+  } catch {
+    return undefined;
+  }
+}
+
+function untilNul(text: string): string {
+  const end = text.indexOf('\0');
+  return end < 0 ? text : text.slice(0, end);
+}
+
+export interface NewLocator {
+  readonly platform: string;
+  readonly data: Uint8Array;
+}
+
+/** Locators by which Windows and the Unix world find the parent. `name` is relative to the child's folder, or absolute. */
+export function newLocators(name: string): NewLocator[] {
+  const absolute = name.startsWith('/');
+  const url = absolute ? `file://${encodeURI(name)}` : `file://./${encodeURI(name)}`;
+  const windows = absolute ? name : `.\\${name.replaceAll('/', '\\')}`;
+  return [
+    { platform: absolute ? 'W2ku' : 'W2ru', data: utf16Bytes(windows, true) },
+    { platform: 'MacX', data: new TextEncoder().encode(url) },
+  ];
+}
