@@ -4,6 +4,8 @@ import { DriverRegistry } from './block/registry.js';
 import { blkdebug } from './filter/blkdebug/index.js';
 import { blkverify } from './filter/blkverify/index.js';
 import { copyOnRead } from './filter/copy-on-read/index.js';
+import { bochs } from './format/bochs/index.js';
+import { cloop } from './format/cloop/index.js';
 import { parallels } from './format/parallels/index.js';
 import { qcow2 } from './format/qcow2/index.js';
 import { raw } from './format/raw/index.js';
@@ -14,7 +16,8 @@ import { nbd } from './protocol/nbd/index.js';
 import { nullAio, nullCo } from './protocol/null/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, copyOnRead, file, hostCdrom, hostDevice, memory, nbd, nullAio, nullCo, parallels, qcow2, raw, vpc,
+  blkdebug, blkverify, bochs, cloop, copyOnRead, file, hostCdrom, hostDevice, memory, nbd, nullAio, nullCo, parallels, qcow2,
+  raw, vpc,
 ];
 
 /** A registry with every driver vdisk has, each as `view` shows it. */
