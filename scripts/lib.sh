@@ -50,7 +50,7 @@ have() {
 install_peers() {
   local missing=() pair
   for pair in nbdkit:nbdkit nbdinfo:libnbd-bin nbdsh:python3-libnbd fio:fio qemu-img:qemu-utils qemu-nbd:qemu-utils \
-    qcowinfo:libqcow-utils 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl; do
+    qcowinfo:libqcow-utils mcopy:mtools fsck.fat:dosfstools 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl; do
     have "${pair%%:*}" || missing+=("${pair#*:}")
   done
   [ ${#missing[@]} -eq 0 ] && return

@@ -6,18 +6,21 @@ import { blkverify } from './filter/blkverify/index.js';
 import { copyOnRead } from './filter/copy-on-read/index.js';
 import { bochs } from './format/bochs/index.js';
 import { cloop } from './format/cloop/index.js';
+import { luks } from './format/luks/index.js';
 import { parallels } from './format/parallels/index.js';
 import { qcow2 } from './format/qcow2/index.js';
+import { qed } from './format/qed/index.js';
 import { raw } from './format/raw/index.js';
+import { vhdx } from './format/vhdx/index.js';
 import { vpc } from './format/vpc/index.js';
 import { file, hostCdrom, hostDevice } from './protocol/file/index.js';
 import { memory } from './protocol/memory/index.js';
 import { nbd } from './protocol/nbd/index.js';
 import { nullAio, nullCo } from './protocol/null/index.js';
+import { vvfat } from './protocol/vvfat/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, bochs, cloop, copyOnRead, file, hostCdrom, hostDevice, memory, nbd, nullAio, nullCo, parallels, qcow2,
-  raw, vpc,
+  blkdebug, blkverify, bochs, cloop, copyOnRead, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow2, qed, raw, vpc, vvfat,
 ];
 
 /** A registry with every driver vdisk has, each as `view` shows it. */
