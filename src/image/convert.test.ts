@@ -124,6 +124,18 @@ describe('convertImages', () => {
     }
   });
 
+  it('ends a compressed image with a whole sector, and compresses nothing where it cannot', async () => {
+    const [source, target] = [path(), path()];
+    writeFileSync(source, Buffer.alloc(65536, 'odd'));
+    for (const type of ['zlib', 'zstd']) {
+      await convert([raw(source)], target, 'qcow2', `compression_type=${type}`, { compress: true });
+      expect(statSync(target).size % 512).toBe(0);
+    }
+    truncateSync(source, 0);
+    truncateSync(source, 65536);
+    await expect(convert([raw(source)], target, 'qcow2', `data_file=${path()}`, { compress: true })).rejects.toThrow('Operation not supported');
+  });
+
   it('joins sources', async () => {
     const [a, b, target] = [sample(), sample(), path()];
     await convert([raw(a), raw(b)], target, 'qcow2', undefined, { compress: true });

@@ -53,6 +53,13 @@ export async function copyImages(sources: readonly CopySource[], target: BlockBa
   });
   allowBackgroundWrites(target.node);
   await new Copy(plan, target, control).run();
+  if (control.compressedCluster === undefined) return;
+  try {
+    // tells the format that nothing follows
+    await target.write(0, new Uint8Array(), Req.COMPRESSED);
+  } catch (error) {
+    throw error instanceof BlockError ? placed(error, 'error while writing at byte 0') : error;
+  }
 }
 
 /** While one thread writes a piece, this one reads the next. */
