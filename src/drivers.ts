@@ -20,7 +20,7 @@ import { nullAio, nullCo } from './protocol/null/index.js';
 import { vvfat } from './protocol/vvfat/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, bochs, cloop, copyOnRead, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow2, qed, raw, vpc, vvfat,
+  blkdebug, blkverify, bochs, cloop, copyOnRead, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow2, qed, raw, vhdx, vpc, vvfat,
 ];
 
 /** A registry with every driver vdisk has, each as `view` shows it. */
