@@ -159,6 +159,8 @@ export interface OpenMode {
   readonly noIo: boolean;
   /** The format was guessed from content, not named by anyone. */
   readonly probed: boolean;
+  /** An image opened read-only whose log holds changes that did not reach their places is refused rather than shown with them. */
+  readonly refuseLog?: boolean;
 }
 
 export interface OpenContext<O> {
@@ -205,7 +207,8 @@ export interface MeasureResult {
   readonly bitmaps?: number;
 }
 
-export type PeerLack = 'check' | 'measure' | 'resize';
+/** 'log-overlay': reading, without writing to it, an image whose log holds changes that did not reach their places. */
+export type PeerLack = 'check' | 'measure' | 'resize' | 'log-overlay';
 
 export interface BlockDriver<O extends object = object> {
   /** The QAPI name: 'qcow2', 'nbd', 'copy-on-read'. */

@@ -51,6 +51,11 @@ export class TableCache {
     return this.#dirty.size;
   }
 
+  /** Changed tables in the order of their offsets: for a format that writes them back itself and says so with {@link clean}. */
+  get dirtyTables(): readonly CachedTable[] {
+    return [...this.#dirty].sort((a, b) => a.offset - b.offset);
+  }
+
   /** So many tables are dirty that they should be written back. */
   get crowded(): boolean {
     return this.#dirty.size > this.#capacity / 2;
@@ -122,6 +127,11 @@ export class TableCache {
     this.#dirty.add(table);
   }
 
+  /** The table is as on disk again. */
+  clean(table: CachedTable): void {
+    this.#dirty.delete(table);
+  }
+
   /** Forgets tables in a range of the host that has another use now, changed or not. */
   drop(offset: number, length: number): void {
     for (let at = offset - (offset % this.tableSize); at < offset + length; at += this.tableSize) {
@@ -150,10 +160,10 @@ export class TableCache {
   /** Writes changed tables back, in the order of their offsets. What fails stays dirty. */
   *writeBack(): Steps<void> {
     if (this.#dirty.size === 0) return;
-    for (const table of [...this.#dirty].sort((a, b) => a.offset - b.offset)) {
+    for (const table of this.dirtyTables) {
       if (!this.#dirty.has(table)) continue;
       yield* wait(this.#store.store(table));
-      this.#dirty.delete(table);
+      this.clean(table);
     }
     this.#shrink();
   }

@@ -14,7 +14,10 @@ export function asPeersKnow(driver: BlockDriver): BlockDriver {
     ...rest,
     ...(driver.createOptions && { createOptions: Object.fromEntries(known) }),
     ...(measure && !lacks.has('measure') && { measure }),
-    open: (context) => andThen(open.call(driver, context), (ops) => restricted(ops, lacks)),
+    open: (context) => {
+      const mode = lacks.has('log-overlay') ? { ...context.mode, refuseLog: true } : context.mode;
+      return andThen(open.call(driver, { ...context, mode }), (ops) => restricted(ops, lacks));
+    },
   };
 }
 

@@ -1,0 +1,165 @@
+/** Looking the table over: does each block lie where it may, and nowhere else? And putting right what does not. */
+import type { CheckFacet, CheckResult } from '../../block/facets.js';
+import { run, wait, type Steps } from '../../util/steps.js';
+import { viewOf } from '../../util/view.js';
+import { MiB } from './header.js';
+import type { VhdxImage } from './image.js';
+import { bitmapBlockSize, entryCount, entrySize, placeOf, readEntry, State, stateOf } from './tables.js';
+
+/** An entry that refers to the file. */
+export interface TableEntry {
+  readonly index: number;
+  readonly place: number;
+  /** Bytes of the file that the guest or its bitmap need, and all that belong to the block. */
+  readonly needed: number;
+  readonly length: number;
+  /** Undefined for a sector bitmap. */
+  readonly block: number | undefined;
+}
+
+/** All entries that refer to the file. */
+export function* tableEntries(image: VhdxImage, visit: (entry: TableEntry) => void, signal?: AbortSignal): Steps<void> {
+  const { bat, geometry: { blockSize, chunkRatio }, size, hasParent } = image;
+  const total = entryCount(image.geometry, size, hasParent);
+  const perChunk = MiB / entrySize;
+  for (let first = 0; first < total; first += perChunk) {
+    signal?.throwIfAborted();
+    const count = Math.min(perChunk, total - first);
+    const view = viewOf(new Uint8Array(count * entrySize));
+    yield* wait(image.readMetadata(bat.offset + first * entrySize, new Uint8Array(view.buffer)));
+    for (let at = 0; at < count; at++) {
+      const entry = readEntry(view, at);
+      const state = stateOf(entry);
+      if (state < State.FULLY_PRESENT) continue;
+      const index = first + at;
+      const chunk = Math.floor(index / (chunkRatio + 1));
+      const isBitmap = index - chunk * (chunkRatio + 1) === chunkRatio;
+      if (isBitmap && !hasParent) continue;
+      const block = index - chunk;
+      visit(isBitmap
+        ? { index, place: placeOf(entry), needed: bitmapBlockSize, length: bitmapBlockSize, block: undefined }
+        : { index, place: placeOf(entry), needed: Math.min(blockSize, size - block * blockSize), length: blockSize, block });
+    }
+  }
+}
+
+interface Range {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** What must not be overlaid by blocks, the last first. */
+export function reservedRanges({ header, regions }: Pick<VhdxImage, 'header' | 'regions'>): Range[] {
+  return [{ offset: 0, length: MiB }, { offset: header.logOffset, length: header.logLength }, ...regions].reverse();
+}
+
+export function overlap(range: Range, others: readonly Range[]): Range | undefined {
+  return others.find(({ offset, length }) => offset < range.offset + range.length && range.offset < offset + length);
+}
+
+export function overlapText(range: Range, other: Range): string {
+  return `VHDX region ${range.offset}-${range.offset + range.length} overlaps with region ${other.offset}-${other.offset + other.length}`;
+}
+
+/** What is wrong with an entry by itself: lines in the peer's words. */
+export function* entryFaults(image: VhdxImage, { index, place, needed, length }: TableEntry, reserved: readonly Range[]): Generator<string> {
+  const size = image.fileSize;
+  const truncated = `points after end of file (${size}). Image has probably been truncated.`;
+  if (place >= size) yield `VHDX BAT entry ${index} start offset ${place} ${truncated}`;
+  else if (place + needed > size) yield `VHDX BAT entry ${index} end offset ${place + length - 1} ${truncated}`;
+  const hit = overlap({ offset: place, length }, reserved);
+  if (hit !== undefined) yield overlapText({ offset: place, length }, hit);
+}
+
+/** Finds blocks that share room, as long as the file is not absurdly long. */
+class Occupancy {
+  readonly #units: Uint8Array | undefined;
+
+  constructor(fileSize: number) {
+    const units = Math.ceil(fileSize / MiB);
+    this.#units = units > 2 ** 28 ? undefined : new Uint8Array(Math.ceil(units / 8));
+  }
+
+  /** Whether another has claimed a part of the range before. */
+  claim({ place, length }: TableEntry): boolean {
+    const units = this.#units;
+    if (units === undefined) return false;
+    let shared = false;
+    const end = Math.min(Math.ceil((place + length) / MiB), units.length * 8);
+    for (let unit = place / MiB; unit < end; unit++) {
+      const bit = 1 << (unit & 7);
+      shared ||= (units[unit >> 3]! & bit) !== 0;
+      units[unit >> 3]! |= bit;
+    }
+    return shared;
+  }
+}
+
+type CheckOptions = Parameters<CheckFacet['check']>[0];
+
+export function checkVhdx(image: VhdxImage, options: CheckOptions): Promise<CheckResult> {
+  return Promise.resolve(image.exclusive(() => run(check(image, options))));
+}
+
+function* check(image: VhdxImage, { repair, report, reportError, signal }: CheckOptions): Steps<CheckResult> {
+  const result: CheckResult = { corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: image.replayed && repair !== 'none' ? 1 : 0, leaksFixed: 0 };
+  if (!image.readOnly) yield* image.writeBack();
+  if (image.pending !== undefined) {
+    report?.('The log holds changes that did not reach their places');
+    result.corruptions++;
+  }
+  const reserved = reservedRanges(image);
+  const occupancy = new Occupancy(image.fileSize);
+  const bad: { readonly entry: TableEntry; readonly misplaced: boolean }[] = [];
+  yield* tableEntries(image, (entry) => {
+    let faults = 0;
+    for (const fault of entryFaults(image, entry, reserved)) {
+      reportError?.(fault);
+      faults++;
+    }
+    const shared = entry.place < image.fileSize && occupancy.claim(entry);
+    if (shared) {
+      reportError?.(`VHDX BAT entry ${entry.index} refers to offset ${entry.place}, where another block lies`);
+      faults++;
+    }
+    if (faults === 0) return;
+    result.corruptions += faults;
+    if (repair === 'all' && bad.length < maxRepairs) {
+      bad.push({ entry, misplaced: shared || overlap({ offset: entry.place, length: entry.length }, reserved) !== undefined });
+      result.corruptions -= faults;
+      result.corruptionsFixed += faults;
+    }
+  }, signal);
+  for (const { entry, misplaced } of bad) {
+    signal?.throwIfAborted();
+    yield* mend(image, entry, misplaced);
+  }
+  if (bad.length > 0) yield* image.writeBack();
+  return result;
+}
+
+/** More than these are mended by another run. */
+const maxRepairs = 65_536;
+
+/** What lies behind the end of the file is lost: it becomes zero. What lies where others do is copied away. */
+function* mend(image: VhdxImage, { index, place, length, block }: TableEntry, misplaced: boolean): Steps<void> {
+  const { file } = image;
+  yield* image.announceChange();
+  const state = stateOf(yield* image.loadEntry(index));
+  if (place >= image.fileSize) {
+    yield* image.setEntry(index, block === undefined ? State.NOT_PRESENT : State.ZERO);
+    return;
+  }
+  if (!misplaced) {
+    yield* image.growFile(place + length);
+    return;
+  }
+  const room = image.space.take(length, 1);
+  yield* image.growFile(room.offset + length);
+  const buffer = new Uint8Array(MiB);
+  for (let at = 0; at < length; at += MiB) {
+    yield* wait(file.read(place + at, buffer));
+    yield* wait(file.write(room.offset + at, buffer));
+  }
+  yield* image.setEntry(index, room.offset + state);
+}
