@@ -5,7 +5,7 @@ import { dirname, join, posix, relative, sep } from 'node:path';
 import ts from 'typescript';
 
 const root = join(process.argv[2] ?? dirname(import.meta.dirname), 'src');
-const levels = { util: 0, wire: 1, block: 2, platform: 3, protocol: 4, format: 4, filter: 4, 'drivers.ts': 5, testing: 5, job: 6, image: 7, face: 8 };
+const levels = { util: 0, wire: 1, block: 2, platform: 3, crypto: 3.5, protocol: 4, format: 4, filter: 4, 'drivers.ts': 5, testing: 5, job: 6, image: 7, face: 8 };
 const entryPoint = { level: 10, unit: '' };
 
 /** Where a file stands: its level, and the unit inside which it may import freely. */

@@ -70,6 +70,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
         return graph.openBackend({ ...graph.toOptions(filename, format.name), ...extra }, { noBacking: true, discard: 'unmap', gate: () => true });
       },
       openBacking: (name, driver) => graph.openBackend(resolveReference(name, filename), { readOnly: true, driver }),
+      object: (id) => graph.object(id),
       warn: graph.onWarning,
     });
     await target.close();

@@ -196,6 +196,8 @@ export interface CreateContext {
   openTarget(options?: Record<string, unknown>): Promise<BlockBackend>;
   /** Resolves with the image that the user wants the new one to stand on, open for reading: for what a child records of its parent. Close it before returning. */
   openBacking(filename: string, format: string | undefined): Promise<BlockBackend>;
+  /** An object that an option names by id (a secret). */
+  object(id: string): UserObject | undefined;
   readonly signal?: AbortSignal;
   warn(message: string): void;
 }
@@ -239,6 +241,8 @@ export interface BlockDriver<O extends object = object> {
   readonly supportsBacking?: boolean;
   /** What QEMU cannot do with the format: its tools' names hide it, so that scripts see what they know. */
   readonly beyondPeer?: readonly PeerLack[];
+  /** Formats: whether a new image made with these create options reads as zero; undefined: as far as its file does, or it allocates nothing. */
+  newReadsAsZero?(options: Readonly<Record<string, OptionValue>>): boolean | undefined;
   /** Formats: clusters can be written compressed (Req.COMPRESSED). */
   readonly supportsCompression?: boolean;
   /** Formats: dirty bitmaps can be stored with the image. */

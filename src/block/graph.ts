@@ -7,7 +7,7 @@ import { placeOf, protocolPrefix, resolveReference } from './filename.js';
 import { denyImplicitOpens, type OpenGate } from './gate.js';
 import { isJsonFilename, nestOptions, parseJsonFilename, type Options } from './key-values.js';
 import { BlockNode } from './node.js';
-import type { UserObjects } from './objects.js';
+import type { UserObject, UserObjects } from './objects.js';
 import { childInheritance, coerceAll, isDictionary, mergeOptions, takeCommon, takeReferences, takeString, unknownDriver, type Inherited } from './open-options.js';
 import { grantForOpening, refreshPermissions } from './permissions.js';
 import { planReopen, type ReopenChange } from './reopen.js';
@@ -56,6 +56,11 @@ export class BlockGraph {
     this.drivers = init.drivers;
     this.#gate = init.gate ?? denyImplicitOpens;
     this.#objects = init.objects ?? new Map();
+  }
+
+  /** What a user created under that id. */
+  object(id: string): UserObject | undefined {
+    return this.#objects.get(id);
   }
 
   get nodes(): ReadonlyMap<string, BlockNode> {
@@ -335,7 +340,7 @@ export class BlockGraph {
       child: (name) => node.children.get(name),
       implicitChild: (name, reference) => this.#openImplicit(node, name, reference, references, inherited),
       debugPoint: (event) => node.children.get('file')?.node.ops.debugEvent?.(event),
-      object: (id) => this.#objects.get(id),
+      object: (id) => this.object(id),
       probe: (head) => this.#guess(head, ''),
       warn: (message) => this.onWarning(message),
       report: (line, kind) => this.onReport(line, kind),

@@ -106,7 +106,7 @@ function planImage(graph: BlockGraph, image: NewImage, size: number, { sources, 
   const unallocated = format.supportsBacking === true && (rest['preallocation'] === undefined || rest['preallocation'] === 'off');
   return {
     protocol, size: typeof given === 'number' ? given : size, options: rest, backing: typeof backing === 'string' ? backing : undefined,
-    zeroed: protocol.createsZeroed === true || unallocated,
+    zeroed: format.newReadsAsZero?.(rest) ?? (protocol.createsZeroed === true || unallocated),
   };
 }
 

@@ -1,6 +1,6 @@
 /** User-created objects (`--object secret,…`): parsed, checked for what every tool needs of them, kept by id. */
-import { readFileSync } from 'node:fs';
 import { isDictionary, parseKeyValues } from '../../block/key-values.js';
+import { secretContent } from '../../platform/secrets.js';
 import { loadTlsCredentials } from '../../platform/tls-credentials.js';
 import type { UserObject, UserObjects } from '../../block/objects.js';
 import { parseQJson, QJsonError, type QValue } from '../../util/qjson.js';
@@ -28,7 +28,7 @@ export function addObject(text: string): UserObject {
   const surplus = Object.keys(properties).find((name) => known[type]?.includes(name) === false);
   if (surplus !== undefined) throw new CliError(`Parameter '${surplus}' is unexpected`);
   const object = { type, id, properties };
-  if (type === 'secret') secretBytes(object);
+  if (type === 'secret') secretContent(object, (other) => objects.get(other));
   if (type.startsWith('tls-creds-')) loadTlsCredentials(object);
   objects.set(id, object);
   return object;
@@ -43,18 +43,4 @@ function parse(text: string): Record<string, QValue> {
     if (error instanceof QJsonError) throw new CliError(error.message);
     throw error;
   }
-}
-
-/** Content of a secret object. @throws CliError where it has none, or its file can't be read */
-export function secretBytes({ properties: { data, file, format } }: UserObject): Uint8Array {
-  if ((data === undefined) === (file === undefined)) {
-    throw new CliError(data === undefined ? "Either 'file' or 'data' must be provided" : "'file' and 'data' are mutually exclusive");
-  }
-  let raw: Buffer;
-  try {
-    raw = typeof data === 'string' ? Buffer.from(data) : readFileSync(String(file));
-  } catch {
-    throw new CliError(`Unable to read ${String(file)}: Failed to open file “${String(file)}”: No such file or directory`);
-  }
-  return format === 'base64' ? Buffer.from(raw.toString('latin1'), 'base64') : raw;
 }

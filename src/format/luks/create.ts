@@ -1,0 +1,26 @@
+/** Laying a new volume on a file. */
+import type { BlockBackend, BlockChild } from '../../block/child.js';
+import type { CreateContext, MeasureResult } from '../../block/driver.js';
+import type { OptionValue } from '../../block/options.js';
+import { cipherOptions, createLuks, requireSecret } from '../../crypto/luks.js';
+import { luks1Size } from '../../crypto/luks1-header.js';
+import { keyBytes } from '../../crypto/sector-cipher.js';
+
+type OptionValues = Readonly<Record<string, OptionValue>>;
+
+/** @throws BlockError with the peer's text */
+export async function createLuksImage(target: BlockBackend, options: OptionValues & { readonly size: number }, context: CreateContext): Promise<void> {
+  const detached = options['detached-header'] === true;
+  const header = await createLuks(options, '', context.object, detached);
+  const size = header.length + (detached ? 0 : Math.ceil(options.size / 512) * 512);
+  await target.resize(size);
+  await target.write(0, header);
+}
+
+/** Everything is stored: encrypted zeroes are no zeroes. */
+export function measureLuks(source: BlockChild | undefined, options: OptionValues & { readonly size?: number }): Promise<MeasureResult> {
+  requireSecret(options['key-secret'], 'key-secret');
+  const size = source?.size ?? options.size ?? 0;
+  const bytes = luks1Size(keyBytes(cipherOptions(options, '').cipher)) + Math.ceil(size / 512) * 512;
+  return Promise.resolve({ required: bytes, fullyAllocated: bytes });
+}

@@ -1,0 +1,29 @@
+/** Driver `luks`: Linux Unified Key Setup, version 1; header and payload in one file, or apart. */
+import type { BlockDriver } from '../../block/driver.js';
+import { openLuks, requireSecret, unlockLuks } from '../../crypto/luks.js';
+import { isLuks } from '../../crypto/luks1-header.js';
+import { createLuksImage, measureLuks } from './create.js';
+import { createOptions, luksAmendOptions, openOptions, type LuksOpenOptions } from './options.js';
+import { LuksOps } from './ops.js';
+
+export const luks: BlockDriver<LuksOpenOptions> = {
+  name: 'luks',
+  kind: 'format',
+  options: openOptions,
+  createOptions,
+  amendOptions: luksAmendOptions,
+  children: { file: { role: 'image' }, header: { role: 'metadata', optional: true } },
+  probe: (head) => (isLuks(head) ? 100 : 0),
+  async open(context) {
+    const file = context.child('file')!;
+    const header = context.child('header');
+    const volume = await openLuks(header ?? file, { detached: header !== undefined });
+    const secret = context.options['key-secret'];
+    if (context.mode.noIo) return new LuksOps(file, volume, undefined, context.object);
+    const unlocked = await unlockLuks(volume, requireSecret(secret, 'key-secret'), 'key-secret', context.object);
+    return new LuksOps(file, volume, unlocked, context.object);
+  },
+  newReadsAsZero: () => false,
+  create: createLuksImage,
+  measure: measureLuks,
+};
