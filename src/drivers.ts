@@ -11,7 +11,9 @@ import { parallels } from './format/parallels/index.js';
 import { qcow2 } from './format/qcow2/index.js';
 import { qed } from './format/qed/index.js';
 import { raw } from './format/raw/index.js';
+import { vdi } from './format/vdi/index.js';
 import { vhdx } from './format/vhdx/index.js';
+import { vmdk } from './format/vmdk/index.js';
 import { vpc } from './format/vpc/index.js';
 import { file, hostCdrom, hostDevice } from './protocol/file/index.js';
 import { memory } from './protocol/memory/index.js';
@@ -20,7 +22,7 @@ import { nullAio, nullCo } from './protocol/null/index.js';
 import { vvfat } from './protocol/vvfat/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, bochs, cloop, copyOnRead, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow2, qed, raw, vhdx, vpc, vvfat,
+  blkdebug, blkverify, bochs, cloop, copyOnRead, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow2, qed, raw, vdi, vhdx, vmdk, vpc, vvfat,
 ];
 
 /** A registry with every driver vdisk has, each as `view` shows it. */

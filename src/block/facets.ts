@@ -93,6 +93,8 @@ export interface FormatInfoFacet {
   /** The image needs a check (dirty flag set). */
   readonly dirty?: boolean;
   readonly compressed?: boolean;
+  /** All data must be written compressed, in whole clusters and in order. */
+  readonly needsCompressedWrites?: boolean;
   readonly encrypted?: boolean;
   readonly corrupt?: boolean;
 }

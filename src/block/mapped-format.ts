@@ -11,6 +11,7 @@ import { andThen, isPromise, type MaybePromise } from '../util/maybe.js';
 import { RangeLock } from '../util/range-lock.js';
 import { run, wait, type Steps } from '../util/steps.js';
 import type { BlockChild } from './child.js';
+import type { DataCipher } from './data-cipher.js';
 import { BlockOps, Req, type LayerExtent } from './driver.js';
 import { BlockError, Errno, systemError } from './errors.js';
 import { chainStatus } from './status.js';
@@ -68,6 +69,10 @@ export abstract class MappedFormat extends BlockOps {
   protected readEncoded(_offset: number, _target: Uint8Array): MaybePromise<void> {
     throw new Error('this format has no encoded data');
   }
+  /** Reads what this layer leaves to the cow child. */
+  protected readBacking(offset: number, target: Uint8Array): MaybePromise<void> {
+    return this.cow!.read(offset, target);
+  }
   /** Stores a range encoded (Req.COMPRESSED). The caller holds its clusters. */
   protected writeEncoded(_offset: number, _source: Uint8Array): MaybePromise<void> {
     throw systemError(Errno.ENOTSUP);
@@ -78,6 +83,10 @@ export abstract class MappedFormat extends BlockOps {
   }
   /** Gives up whole clusters (or up to the end of the disk). The caller holds them. */
   protected unmap(_offset: number, _length: number): MaybePromise<void> {
+    return undefined;
+  }
+  /** Encrypts what is stored at a host; formats with it take whole sectors only (limits.requestAlignment). */
+  protected get cipher(): DataCipher | undefined {
     return undefined;
   }
   /** Unit of zero(). */
@@ -143,9 +152,19 @@ export abstract class MappedFormat extends BlockOps {
       const pause = this.debug(extent.kind === 'backing' ? 'read_backing_aio' : extent.host === undefined ? 'read_compressed' : 'read_aio');
       if (pause !== undefined) return pause.then(() => this.#readAfterPause(offset, target));
     }
-    if (extent.kind === 'backing') return this.cow!.read(offset, target);
-    const done = extent.host === undefined ? this.readEncoded(offset, target) : extent.host.child.read(extent.host.offset, target);
+    if (extent.kind === 'backing') return this.readBacking(offset, target);
+    const done = extent.host === undefined ? this.readEncoded(offset, target) : this.#readHost(extent.host.child, extent.host.offset, offset, target);
     return isPromise(done) ? this.#track(done) : done;
+  }
+
+  #readHost(child: BlockChild, host: number, guest: number, target: Uint8Array): MaybePromise<void> {
+    const done = child.read(host, target);
+    const { cipher } = this;
+    return cipher === undefined ? done : andThen(done, () => cipher.decrypt(guest, host, target));
+  }
+
+  #writeHost(child: BlockChild, host: number, guest: number, source: Uint8Array): MaybePromise<void> {
+    return child.write(host, this.cipher === undefined ? source : this.cipher.encrypt(guest, host, source));
   }
 
   /** The mapping may have changed meanwhile. */
@@ -188,8 +207,8 @@ export abstract class MappedFormat extends BlockOps {
   #writeInPlace(place: HostRun, offset: number, source: Uint8Array): MaybePromise<void> {
     const pause = this.debug('write_aio');
     const done = pause === undefined
-      ? place.child.write(place.offset, source)
-      : pause.then(() => place.child.write(place.offset, source));
+      ? this.#writeHost(place.child, place.offset, offset, source)
+      : pause.then(() => this.#writeHost(place.child, place.offset, offset, source));
     // Granted at once, before anyone else can run.
     return isPromise(done) ? this.locks.withLock(offset, offset + source.length, 'shared', () => done) : done;
   }
@@ -202,7 +221,7 @@ export abstract class MappedFormat extends BlockOps {
       const place = yield* settled(() => this.writable(at, source.length - done));
       if (place !== undefined && place.length === source.length - done) {
         yield* wait(this.debug('write_aio'));
-        yield* wait(place.child.write(place.offset, source.subarray(done)));
+        yield* wait(this.#writeHost(place.child, place.offset, at, source.subarray(done)));
         return;
       }
       const allocation = yield* wait(this.allocate(at, source.length - done, after));
@@ -217,7 +236,7 @@ export abstract class MappedFormat extends BlockOps {
     try {
       if (room.padBefore === 0 && room.padAfter === 0) {
         yield* wait(this.debug('write_aio'));
-        yield* wait(room.child.write(room.offset, source));
+        yield* wait(this.#writeHost(room.child, room.offset, offset, source));
       } else {
         yield* this.#fillPadded(room, offset, source);
       }
@@ -232,7 +251,7 @@ export abstract class MappedFormat extends BlockOps {
     const { padBefore, padAfter, child } = room;
     const start = room.offset - padBefore;
     const total = padBefore + source.length + padAfter;
-    if (padBefore + padAfter >= zeroingThreshold && (yield* this.#readsAsZero(offset - padBefore, padBefore))
+    if (this.cipher === undefined && padBefore + padAfter >= zeroingThreshold && (yield* this.#readsAsZero(offset - padBefore, padBefore))
       && (yield* this.#readsAsZero(offset + source.length, padAfter)) && (yield* zeroRoom(child, start, total))) {
       yield* wait(this.debug('write_aio'));
       yield* wait(child.write(room.offset, source));
@@ -245,7 +264,7 @@ export abstract class MappedFormat extends BlockOps {
       merged.set(source, padBefore);
       yield* wait(this.debug('write_aio'));
       yield* wait(this.debug('cow_write'));
-      yield* wait(child.write(start, merged));
+      yield* wait(this.#writeHost(child, start, offset - padBefore, merged));
       return;
     }
     const before = new Uint8Array(padBefore);
@@ -253,10 +272,10 @@ export abstract class MappedFormat extends BlockOps {
     yield* this.#readPad(offset - padBefore, before);
     yield* this.#readPad(offset + source.length, behind);
     yield* wait(this.debug('write_aio'));
-    yield* wait(child.write(room.offset, source));
+    yield* wait(this.#writeHost(child, room.offset, offset, source));
     yield* wait(this.debug('cow_write'));
-    if (padBefore > 0) yield* wait(child.write(start, before));
-    if (padAfter > 0) yield* wait(child.write(room.offset + source.length, behind));
+    if (padBefore > 0) yield* wait(this.#writeHost(child, start, offset - padBefore, before));
+    if (padAfter > 0) yield* wait(this.#writeHost(child, room.offset + source.length, offset + source.length, behind));
   }
 
   *#readPad(offset: number, pad: Uint8Array): Steps<void> {

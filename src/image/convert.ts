@@ -132,6 +132,9 @@ async function fill(target: BlockBackend, size: number, backing: string | undefi
     throw new BlockError('NOT_SUPPORTED', `Format driver '${node.driver.name}' does not support bitmaps`);
   }
   if (request.compress && (node.ops.capabilities.writeFlags & Req.COMPRESSED) === 0) throw notCompressible();
+  const compress = request.compress === true || formatInfo?.needsCompressedWrites === true;
+  const compressedCluster = formatInfo?.clusterSize;
+  if (compress && compressedCluster === undefined) throw invalid('invalid cluster size');
   if (request.targetIsZero && node.backing) throw invalid('Cannot use --target-is-zero when the destination image has a backing file');
 
   const overlay = backing === undefined ? undefined : node.backing;
@@ -140,7 +143,7 @@ async function fill(target: BlockBackend, size: number, backing: string | undefi
   await copyImages(sources, target, {
     ...request.copy,
     zeroUnit: node.ops.limits.writeZeroesAlignment || (formatInfo?.clusterSize ?? 1),
-    ...(request.compress && { compressedCluster: formatInfo?.clusterSize ?? node.ops.limits.requestAlignment }),
+    ...(compress && { compressedCluster, outOfOrder: false }),
     targetIsZero,
     targetBackingSize: overlay?.size,
   });

@@ -46,7 +46,8 @@ export async function imageInfo(node: BlockNode): Promise<NodeInfo> {
   const specific = format?.specific();
   const actualSize = await allocatedSize(node);
   const children = [];
-  for (const [name, child] of node.children) {
+  // the peer's order: opened last, told first
+  for (const [name, child] of [...node.children].reverse()) {
     if (child.role !== 'cow') children.push({ name, info: await imageInfo(child.node) });
   }
   return {

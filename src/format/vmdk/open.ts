@@ -1,0 +1,176 @@
+/** Opening a disk: descriptor, extents, parent. */
+import type { BlockChild } from '../../block/child.js';
+import type { OpenContext } from '../../block/driver.js';
+import { BlockError, Errno } from '../../block/errors.js';
+import { placeOf, protocolPrefix } from '../../block/filename.js';
+import { decodeText, maxDescriptor, parseDescriptor, type Descriptor, type ExtentLine } from './descriptor.js';
+import { FlatExtent, ZeroExtent, type Extent } from './extent.js';
+import {
+  checkSeSparseVolatileHeader, corrupt, cowdTableEntries, Flag, footerMarkerFromEnd, isCowd, isHosted, maxSectors, parseCowdHeader, parseFooter,
+  parseSeSparseHeader, parseSparseHeader, sectorSize, seSparseTableEntries, type SparseHeader,
+} from './header.js';
+import { VmdkImage, type DescriptorPlace } from './image.js';
+import { VmdkOps } from './ops.js';
+import { SparseExtent } from './sparse.js';
+import { StreamExtent } from './stream-extent.js';
+import { sectorShape, seSparseShape } from './tables.js';
+
+/** Descriptors that a header does not place lie here. */
+const usualDescriptor: DescriptorPlace = { offset: sectorSize, length: 20 * sectorSize };
+
+type Context = OpenContext<object>;
+
+export async function openVmdk(context: Context): Promise<VmdkOps> {
+  const file = context.child('file')!;
+  const head = await bytesAt(file, 0, sectorSize);
+  const image = isHosted(head) ? await openHosted(file, head, context)
+    : isCowd(head) ? await openCowd(file, head, context)
+      : await openDescribed(file, { offset: 0, length: Math.min(file.size, maxDescriptor) }, context);
+  return new VmdkOps(image, context);
+}
+
+async function openHosted(file: BlockChild, head: Uint8Array, context: Context): Promise<VmdkImage> {
+  const header = parseSparseHeader(head);
+  const place = header.descriptor === 0 || header.descriptorLength === 0 ? usualDescriptor : {
+    offset: header.descriptor * sectorSize, length: Math.min(header.descriptorLength * sectorSize, maxDescriptor),
+  };
+  if (header.capacity === 0 && header.descriptor !== 0 && header.overhead === 0) return openDescribed(file, place, context);
+  const extent = await hostedExtent(file, header, '', context);
+  const descriptor = await readDescriptor(file, place);
+  const backing = await openParent(descriptor, context);
+  return new VmdkImage({ file, backing, descriptor, place, extents: [extent], header });
+}
+
+async function openCowd(file: BlockChild, head: Uint8Array, context: Context): Promise<VmdkImage> {
+  const descriptor = await readDescriptor(file, usualDescriptor);
+  return new VmdkImage({
+    file, backing: await openParent(descriptor, context), descriptor, place: usualDescriptor, extents: [cowdExtent(file, parseCowdHeader(head), '')],
+  });
+}
+
+/** A file that is all descriptor. */
+async function openDescribed(file: BlockChild, place: DescriptorPlace, context: Context): Promise<VmdkImage> {
+  const descriptor = await readDescriptor(file, place);
+  const extents: Extent[] = [];
+  for (const [index, line] of descriptor.extents.entries()) {
+    if (line.sectors > 0) extents.push(await openExtent(index, line, file, context));
+  }
+  return new VmdkImage({ file, backing: await openParent(descriptor, context), descriptor, place, extents });
+}
+
+async function readDescriptor(file: BlockChild, { offset, length }: DescriptorPlace): Promise<Descriptor> {
+  return parseDescriptor(decodeText(await bytesAt(file, offset, length)), file.node.filename);
+}
+
+function openParent({ parentHint }: Descriptor, context: Context): Promise<BlockChild | undefined> {
+  return context.implicitChild('backing', { kind: 'backing', filename: parentHint ?? '', format: 'vmdk', role: 'cow' });
+}
+
+async function openExtent(index: number, line: ExtentLine, file: BlockChild, context: Context): Promise<Extent> {
+  const size = line.sectors * sectorSize;
+  const { filename, type } = line;
+  if (line.access === 'NOACCESS') throw refused('Extents that must not be read (NOACCESS) are not supported');
+  if (filename === undefined) return new ZeroExtent(size);
+  if (type === 'VMFSRDM' || type === 'VMFSRAW') throw refused(`Extents that are devices (${type}) are not supported`);
+  if (line.access === 'RDONLY' && !context.readOnly) {
+    throw new BlockError('ACCESS_DENIED', `Extent '${filename}' is read-only`, { errno: Errno.EACCES });
+  }
+  if (!filename.startsWith('/') && protocolPrefix(filename) === undefined && placeOf(file.node) === undefined) {
+    throw new BlockError('INVALID_ARGUMENT', `Cannot use relative paths with VMDK descriptor file '${file.node.filename}'`, { errno: Errno.EINVAL });
+  }
+  const flat = type === 'FLAT' || type === 'VMFS';
+  const child = await context.implicitChild(`extents.${index}`, { kind: 'extent', filename, role: flat ? 'data' : 'image' });
+  if (child === undefined) throw corrupt(`Extent '${filename}' is missing`);
+  if (flat) return new FlatExtent(child, { start: line.offset * sectorSize, size, type });
+  if (type === 'SESPARSE') return seSparseExtent(child, size, context);
+  const head = await bytesAt(child, 0, sectorSize);
+  const extent = type === 'SPARSE' ? await hostedExtent(child, parseSparseHeader(head), type, context) : cowdExtent(child, parseCowdHeader(head), type);
+  return extent;
+}
+
+function refused(message: string): BlockError {
+  return new BlockError('UNSUPPORTED_FEATURE', message, { errno: Errno.ENOTSUP });
+}
+
+async function hostedExtent(file: BlockChild, header: SparseHeader, type: string, { readOnly, mode }: Context): Promise<Extent> {
+  const compressed = (header.flags & Flag.COMPRESSED) !== 0;
+  if (header.version === 3 && !compressed && !readOnly) {
+    throw new BlockError('UNSUPPORTED_FEATURE', 'VMDK version 3 must be read only', { errno: Errno.EINVAL });
+  }
+  if (header.capacity >= maxSectors) throw new BlockError('UNSUPPORTED_FEATURE', 'Could not refresh total sector count: File too large', { errno: Errno.EFBIG });
+  const knowsZeroes = (header.flags & Flag.ZEROED_GRAIN) !== 0;
+  const common = {
+    file, type, compressed, knowsZeroes,
+    size: header.capacity * sectorSize, grainSize: header.grain * sectorSize, tableEntries: header.tableEntries,
+    markers: (header.flags & Flag.MARKERS) !== 0, dataStart: header.overhead * sectorSize,
+  };
+  const directoryLength = Math.ceil(header.capacity / (header.grain * header.tableEntries)) * 4;
+  if (header.directory === undefined) {
+    if (!compressed) throw corrupt('Invalid footer');
+    const directory = await streamDirectory(file, mode.check);
+    if (directory !== undefined && directory + directoryLength > file.size) throw corrupt('Invalid footer');
+    return new StreamExtent({ ...common, header, directory });
+  }
+  const needed = Math.max(header.overhead * sectorSize, header.directory * sectorSize + directoryLength);
+  if (file.size < header.overhead * sectorSize) {
+    throw corrupt(`File truncated, expecting at least ${header.overhead * sectorSize} bytes`);
+  }
+  if (file.size < needed) throw corrupt(`File truncated, expecting at least ${needed} bytes`);
+  const redundant = (header.flags & Flag.REDUNDANT) !== 0 && header.redundantDirectory !== 0
+    && header.redundantDirectory * sectorSize + directoryLength <= file.size;
+  return new SparseExtent({
+    ...common, kind: 'hosted',
+    shape: sectorShape({
+      directory: header.directory * sectorSize, tableEntries: header.tableEntries, tableCount: directoryLength / 4,
+      ...(redundant && { redundant: header.redundantDirectory * sectorSize }),
+    }, knowsZeroes),
+  });
+}
+
+/** Place of the directory that the footer tells; undefined: there is no footer, and the disk is to be repaired. */
+async function streamDirectory(file: BlockChild, repair: boolean): Promise<number | undefined> {
+  const size = file.size - file.size % sectorSize;
+  try {
+    const footer = parseFooter(await bytesAt(file, Math.max(0, size - footerMarkerFromEnd), footerMarkerFromEnd));
+    return footer.directory! * sectorSize;
+  } catch (error) {
+    if (repair && error instanceof BlockError) return undefined;
+    throw error;
+  }
+}
+
+function cowdExtent(file: BlockChild, header: ReturnType<typeof parseCowdHeader>, type: string): Extent {
+  const end = header.directory * sectorSize + header.directoryEntries * 4;
+  if (file.size < end) throw corrupt(`File truncated, expecting at least ${end} bytes`);
+  return new SparseExtent({
+    file, type, compressed: false, knowsZeroes: false, markers: false, kind: 'cowd',
+    size: header.capacity * sectorSize, grainSize: header.grain * sectorSize, tableEntries: cowdTableEntries,
+    dataStart: Math.max(header.freeSector * sectorSize, end),
+    shape: sectorShape({ directory: header.directory * sectorSize, tableEntries: cowdTableEntries, tableCount: header.directoryEntries }, false),
+  });
+}
+
+async function seSparseExtent(file: BlockChild, size: number, { readOnly }: Context): Promise<Extent> {
+  const header = parseSeSparseHeader(await bytesAt(file, 0, sectorSize));
+  checkSeSparseVolatileHeader(await bytesAt(file, header.volatileHeader * sectorSize, sectorSize));
+  if (!readOnly) throw refused('No write support for seSparse images available');
+  const grainSize = header.grain * sectorSize;
+  const tableBytes = header.tableLength * sectorSize;
+  const tables = header.tables * sectorSize;
+  const grains = header.grains * sectorSize;
+  if (file.size < header.directory * sectorSize + header.directoryLength * sectorSize) throw corrupt('File truncated');
+  return new SparseExtent({
+    file, type: 'SESPARSE', compressed: false, knowsZeroes: true, markers: false, kind: 'sesparse',
+    size, grainSize, tableEntries: seSparseTableEntries, dataStart: grains,
+    shape: seSparseShape(
+      { directory: header.directory * sectorSize, tableEntries: seSparseTableEntries, tableCount: Math.ceil(size / (grainSize * seSparseTableEntries)) },
+      tables, tableBytes, tables + header.tablesLength * sectorSize, grains, grainSize, grains + header.grainsLength * sectorSize),
+  });
+}
+
+/** Bytes of a file; zeroes behind its end. */
+async function bytesAt(file: BlockChild, offset: number, length: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length);
+  await file.read(offset, bytes);
+  return bytes;
+}

@@ -1,0 +1,185 @@
+/** The open layer: requests on one side, extents on the other. */
+import type { BlockChild } from '../../block/child.js';
+import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext } from '../../block/driver.js';
+import { Errno, systemError } from '../../block/errors.js';
+import type { Facets } from '../../block/facets.js';
+import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
+import { andThen, type MaybePromise } from '../../util/maybe.js';
+import { Mutex, run, wait, type Steps } from '../../util/steps.js';
+import { vmdkFacets } from './facets.js';
+import type { VmdkImage } from './image.js';
+
+export class VmdkOps extends MappedFormat {
+  readonly image: VmdkImage;
+  readonly clusterSize: number;
+  override readonly limits: BlockLimits;
+  protected readonly cow: BlockChild | undefined;
+  readonly #context: OpenContext<object>;
+  readonly #facets: Partial<Facets>;
+  readonly #mutex = new Mutex();
+  #readOnly: boolean;
+  /** This writer has announced itself. */
+  #begun = false;
+
+  constructor(image: VmdkImage, context: OpenContext<object>) {
+    super();
+    this.image = image;
+    this.#context = context;
+    this.cow = image.backing;
+    this.clusterSize = image.lockUnit;
+    this.#readOnly = context.readOnly;
+    const grains = image.extents.flatMap(({ grainSize }) => grainSize ?? []);
+    this.limits = grains.length === 0 ? unlimited : { ...unlimited, writeZeroesAlignment: Math.max(...grains) };
+    this.#facets = vmdkFacets(image);
+  }
+
+  get size(): number {
+    return this.image.size;
+  }
+
+  get capabilities(): Capabilities {
+    return this.#readOnly ? readOnly : writable;
+  }
+
+  protected map(offset: number, length: number): LayerExtent | AskAgain {
+    const { extents, starts } = this.image;
+    const index = starts.length === 1 ? 0 : this.image.extentAt(offset);
+    const within = offset - starts[index]!;
+    return extents[index]!.map(within, Math.min(length, extents[index]!.size - within));
+  }
+
+  protected writable(offset: number, length: number): HostRun | undefined | AskAgain {
+    const { extents, starts } = this.image;
+    const index = starts.length === 1 ? 0 : this.image.extentAt(offset);
+    const within = offset - starts[index]!;
+    return extents[index]!.writable(within, Math.min(length, extents[index]!.size - within));
+  }
+
+  protected allocate(offset: number, length: number): MaybePromise<Allocation> {
+    const { extent, within } = this.#at(offset);
+    const bytes = Math.min(length, extent.size - within);
+    const place = extent.writable(within, bytes);
+    if (place !== undefined && !(place instanceof Promise)) {
+      return { ...place, padBefore: 0, padAfter: 0, commit: () => undefined, cancel: () => undefined };
+    }
+    return andThen(extent.allocate(within, bytes), (room) => {
+      if (room.padBefore + room.padAfter > 0) this.image.checkParent();
+      return room;
+    });
+  }
+
+  #at(offset: number): { extent: VmdkImage['extents'][number]; within: number } {
+    const index = this.image.extentAt(offset);
+    return { extent: this.image.extents[index]!, within: offset - this.image.starts[index]! };
+  }
+
+  protected override readBacking(offset: number, target: Uint8Array): MaybePromise<void> {
+    this.image.checkParent();
+    return super.readBacking(offset, target);
+  }
+
+  protected override readEncoded(offset: number, target: Uint8Array): MaybePromise<void> {
+    const { extent, within } = this.#at(offset);
+    return extent.readEncoded(within, target);
+  }
+
+  override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
+    if (!this.#begun) return andThen(this.#begin(), () => this.write(offset, source, flags));
+    if (source.length === 0) return undefined;
+    return super.write(offset, source, this.#at(offset).extent.compressed ? flags | Req.COMPRESSED : flags & ~Req.COMPRESSED);
+  }
+
+  override writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
+    return this.#begun ? super.writeZeroes(offset, length, flags) : andThen(this.#begin(), () => super.writeZeroes(offset, length, flags));
+  }
+
+  /** The first change of a writer is told by a new CID, and in the headers. */
+  #begin(): MaybePromise<void> {
+    return this.#mutex.run(() => (this.#begun ? undefined : run(this.#announce())));
+  }
+
+  *#announce(): Steps<void> {
+    yield* this.image.renewCid();
+    for (const extent of this.image.extents) yield* extent.begin();
+    this.#begun = true;
+  }
+
+  protected override writeEncoded(offset: number, source: Uint8Array): MaybePromise<void> {
+    return run(this.#writeEncoded(offset, source));
+  }
+
+  *#writeEncoded(offset: number, source: Uint8Array): Steps<void> {
+    for (let done = 0; done < source.length;) {
+      const { extent, within } = this.#at(offset + done);
+      const unit = extent.grainSize ?? source.length;
+      const length = Math.min(unit - within % unit, extent.size - within, source.length - done);
+      const piece = source.subarray(done, done + length);
+      if (!extent.compressed) yield* this.writeHeld(offset + done, piece);
+      else if (within % unit !== 0 || (length < unit && within + length < extent.size)) throw systemError(Errno.EINVAL, { op: 'write', offset });
+      else yield* this.#storeGrain(extent, within, piece);
+      done += length;
+    }
+  }
+
+  *#storeGrain(extent: VmdkImage['extents'][number], within: number, piece: Uint8Array): Steps<void> {
+    const already = yield* settled(() => extent.map(within, piece.length));
+    if (already.kind === 'data') this.#context.report('Could not write to allocated cluster for streamOptimized', 'error');
+    yield* extent.writeEncoded(within, piece);
+  }
+
+  protected override zero(offset: number, length: number, flags: number): MaybePromise<void> {
+    return run(this.#zero(offset, length, flags));
+  }
+
+  *#zero(offset: number, length: number, flags: number): Steps<void> {
+    for (let done = 0; done < length;) {
+      const { extent, within } = this.#at(offset + done);
+      const bytes = Math.min(length - done, extent.size - within);
+      yield* wait(extent.zero(within, bytes, flags));
+      done += bytes;
+    }
+  }
+
+  protected override get zeroUnit(): number {
+    return Math.max(1, this.limits.writeZeroesAlignment);
+  }
+
+  protected override debug(event: string): Promise<void> | undefined {
+    return this.#context.debugPoint(event);
+  }
+
+  override flush(): MaybePromise<void> {
+    return this.#readOnly ? undefined : run(this.#flush());
+  }
+
+  *#flush(): Steps<void> {
+    for (const extent of this.image.extents) yield* extent.flush();
+    if (this.image.extents[0]?.file !== this.image.file) yield* wait(this.image.file.flush());
+  }
+
+  override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
+    return this.#facets[name];
+  }
+
+  override async reopen({ readOnly }: { readonly readOnly: boolean }): Promise<void> {
+    if (readOnly === this.#readOnly) return;
+    if (readOnly) await run(this.#end());
+    this.#readOnly = readOnly;
+  }
+
+  async close(): Promise<void> {
+    if (!this.#readOnly) await run(this.#end());
+  }
+
+  *#end(): Steps<void> {
+    if (!this.#begun) return;
+    for (const extent of this.image.extents) yield* extent.end();
+    yield* wait(this.image.file.flush());
+    this.#begun = false;
+  }
+}
+
+const writable: Capabilities = Object.freeze({
+  write: true, writeFlags: Req.COMPRESSED, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'none', growsOnWrite: false,
+});
+const readOnly: Capabilities = Object.freeze({ ...writable, write: false });

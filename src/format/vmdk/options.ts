@@ -1,0 +1,21 @@
+/** Options of creating a disk, under the peer's names. */
+import type { CreateSchema } from '../../block/options.js';
+
+export const adapterTypes: readonly string[] = ['ide', 'buslogic', 'lsilogic', 'legacyESX'];
+export const subformats = ['monolithicSparse', 'monolithicFlat', 'twoGbMaxExtentSparse', 'twoGbMaxExtentFlat', 'streamOptimized'] as const;
+export type Subformat = (typeof subformats)[number];
+
+export const createOptions: CreateSchema = {
+  size: { type: 'size', help: 'Virtual disk size' },
+  adapter_type: { type: 'string', help: 'Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX' },
+  backing_file: { type: 'string', help: 'File name of a base image' },
+  backing_fmt: { type: 'string', help: "Must be 'vmdk' if present" },
+  compat6: { type: 'boolean', help: 'VMDK version 6 image', default: false },
+  hwversion: { type: 'string', help: 'VMDK hardware version', default: 'undefined' },
+  toolsversion: { type: 'string', help: 'VMware guest tools version' },
+  subformat: {
+    type: 'string',
+    help: 'VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat | twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized} ',
+  },
+  zeroed_grain: { type: 'boolean', help: 'Enable efficient zero writes using the zeroed-grain GTE feature' },
+};
