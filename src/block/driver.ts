@@ -99,6 +99,8 @@ export abstract class BlockOps {
   /** Virtual size in bytes. May change by resize() and, with growsOnWrite, by write(). */
   abstract readonly size: number;
   readonly limits: BlockLimits = unlimited;
+  /** What the node says, with the reason, where resize() asks for more than anyone can count. */
+  readonly growthFailure: string = 'Could not resize file';
   abstract readonly capabilities: Capabilities;
 
   /** Fills target or fails. Past `size` is never asked. */

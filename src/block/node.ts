@@ -157,7 +157,8 @@ export class BlockNode {
   /** What a longer layer below would show in the added range reads as zero. */
   async resize(size: number, options: ResizeOptions): Promise<void> {
     if (this.readOnly) throw new BlockError('PERMISSION', 'Image is read-only', { node: this.name, op: 'resize', errno: Errno.EACCES });
-    if (!Number.isSafeInteger(size) || size < 0) throw new BlockError('OUT_OF_RANGE', 'Could not resize file: File too large', { errno: Errno.EFBIG });
+    if (!(size >= 0 && size < 2 ** 63)) throw systemError(Errno.EINVAL, { node: this.name, op: 'resize' }, 'Could not resize file');
+    if (!Number.isSafeInteger(size)) throw systemError(Errno.EFBIG, { node: this.name, op: 'resize' }, this.ops.growthFailure);
     const { resize } = this.ops.capabilities;
     if (resize === 'none') throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support resize', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
     if (resize === 'grow' && size < this.size) throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support shrinking', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });

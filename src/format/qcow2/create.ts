@@ -14,6 +14,7 @@ import { viewOf } from '../../util/view.js';
  */
 export async function createQcow2(target: BlockBackend, options: OptionValues & { readonly size: number }, context: CreateContext): Promise<void> {
   const image = parseCreateOptions(options);
+  if (options.size >= 2 ** 63) throw new BlockError('INVALID_ARGUMENT', 'Could not resize image: Image size cannot be negative', { errno: Errno.EINVAL });
   const size = Math.ceil(options.size / 512) * 512;
   if (l1EntriesFor(size, image.clusterBits, image.extendedL2) * 8 > maxL1Bytes) {
     throw new BlockError('INVALID_ARGUMENT', "The image size is too large for file format 'qcow2' (try using a larger cluster size)", { errno: Errno.EFBIG });

@@ -21,6 +21,7 @@ export interface ResizeParts extends PreallocateParts {
  */
 export async function resizeQcow2(parts: ResizeParts, size: number, options: ResizeOptions): Promise<void> {
   const { image } = parts;
+  if (size >= 2 ** 63) throw new BlockError('INVALID_ARGUMENT', 'Image size cannot be negative', { errno: Errno.EINVAL });
   if (size % 512 !== 0) throw new BlockError('INVALID_ARGUMENT', 'The new size must be a multiple of 512', { errno: Errno.EINVAL });
   if (image.snapshots.entries.length > 0 && image.header.version < 3) {
     throw new BlockError('NOT_SUPPORTED', "Can't resize a v2 image which has snapshots", { errno: Errno.ENOTSUP });

@@ -26,6 +26,7 @@ export function formattingLine(filename: string, format: string, options: readon
 
 function valueText(value: OptionValue): string {
   if (typeof value === 'boolean') return value ? 'on' : 'off';
-  if (typeof value === 'number') return formatBytes(value);
+  // the peer counts with a sign
+  if (typeof value === 'number') return value < 2 ** 63 ? formatBytes(value) : BigInt.asIntN(64, BigInt(value)).toString();
   return String(value).replaceAll(',', ',,');
 }

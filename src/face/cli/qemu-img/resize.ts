@@ -1,11 +1,10 @@
 /** qemu-img resize */
 import type { Preallocation } from '../../../block/driver.js';
 import { BlockError } from '../../../block/errors.js';
+import { coerceOption } from '../../../block/options.js';
 import { resizeImage, shrinkRefusal } from '../../../image/resize.js';
-import { parseSize } from '../../../util/units.js';
 import { CliError, say, setQuiet, usageError, warn, reportError } from '../output.js';
 import { openImage, withImage } from '../open.js';
-import { sizeHint } from '../sizes.js';
 import { checkImageOptions, VerbOptions } from './options.js';
 
 const preallocations: readonly string[] = ['off', 'metadata', 'falloc', 'full'];
@@ -56,7 +55,5 @@ function takeSize(argv: readonly string[]): { rest: readonly string[]; size: str
 
 function parseChange(text: string): { sign: '' | '+' | '-'; bytes: number } {
   const sign = text[0] === '+' || text[0] === '-' ? text[0] : '';
-  const bytes = parseSize(text.slice(sign.length));
-  if (typeof bytes === 'string') throw new CliError("Parameter 'size' expects a non-negative number below 2^64", { hint: sizeHint });
-  return { sign, bytes };
+  return { sign, bytes: Number(coerceOption('size', { type: 'size' }, text.slice(sign.length))) };
 }
