@@ -80,6 +80,12 @@ describe('growing', () => {
     }
   });
 
+  it.each([2 ** 53, 2 ** 56, 2 ** 62])('to %d bytes is refused in the words of qemu-img', async (size) => {
+    const { theirs, ours } = twins('64k', [], []);
+    await expect(resize(ours, size, 'off')).rejects.toThrow(/^Failed to grow the L1 table: File too large$/);
+    expect(tool(qemuImg, 'resize', theirs, String(size / 1024 ** 5) + 'P')).toBe('qemu-img: Failed to grow the L1 table: File too large\n');
+  });
+
   it('leaves a longer backing file hidden', async () => {
     for (const compat of ['0.10', '1.1']) {
       const { ours } = twins('63k', ['-o', `compat=${compat}`, '-b', join(folder, 'base'), '-F', 'raw'], []);
