@@ -8,5 +8,6 @@ export { allowImplicitOpens, denyImplicitOpens, type GateRequest, type OpenGate 
 export { BlockGraph, type BackendOptions, type OpenOptions, type OpenSpec } from './block/graph.js';
 export { BlockNode } from './block/node.js';
 export { DriverRegistry } from './block/registry.js';
+export { type ImageStream } from './block/stream.js';
 export { blockStatus, chainStatus, type BlockStatus, type ChainStatus } from './block/status.js';
 export { createRegistry } from './drivers.js';

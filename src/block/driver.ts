@@ -9,6 +9,7 @@ import type { BlockBackend, BlockChild } from './child.js';
 import type { Facets } from './facets.js';
 import type { UserObject } from './objects.js';
 import type { CreateSchema, OptionSchema, OptionValue } from './options.js';
+import type { ImageStream } from './stream.js';
 
 /** Request flags. A request carries them as one number, so that handing it on allocates nothing. */
 export const Req = {
@@ -259,6 +260,8 @@ export interface BlockDriver<O extends object = object> {
   deleteFile?(filename: string): Promise<void>;
   /** Formats: lays an empty image of `options.size` bytes on target, which is empty. */
   create?(target: BlockBackend, options: Readonly<Record<string, OptionValue>> & { readonly size: number }, context: CreateContext): Promise<void>;
+  /** Formats: a new image that holds what source shows, as bytes in a row. Options as for create. */
+  stream?(source: BlockBackend, options: Readonly<Record<string, OptionValue>>): Promise<ImageStream>;
   /** Formats: space a new image would take for `size` bytes or for source's content (which wins). */
   measure?(source: BlockChild | undefined, options: Readonly<Record<string, OptionValue>> & { readonly size?: number }): Promise<MeasureResult>;
 }

@@ -15,11 +15,14 @@ export function useJsonProgress(): void { settings.json = true; }
 export class Progress {
   readonly #style: ProgressStyle;
   readonly #minimumStep: number;
+  readonly #show: (text: string) => void;
   #percent = 0;
   #printed = 0;
   readonly #onSignal = () => err(`    (${formatHundredths(this.#percent)}/100%)\n`);
 
-  constructor(enabled: boolean, minimumStep = 1) {
+  /** @param onError the line goes to standard error, since standard output carries the image */
+  constructor(enabled: boolean, minimumStep = 1, onError = false) {
+    this.#show = onError ? err : (text) => { out(text); flushOut(); };
     this.#style = settings.json ? 'json' : enabled ? 'line' : 'none';
     this.#minimumStep = minimumStep;
     if (process.platform !== 'win32') process.on('SIGUSR1', this.#onSignal);
@@ -38,15 +41,11 @@ export class Progress {
   end(): void {
     process.off('SIGUSR1', this.#onSignal);
     if (this.#style !== 'line') return;
-    out('\n');
-    flushOut();
+    this.#show('\n');
   }
 
   #print(): void {
     if (this.#style === 'json') err(`${JSON.stringify({ progress: Number(this.#percent.toFixed(2)) })}\n`);
-    else {
-      out(`    (${formatHundredths(this.#percent)}/100%)\r`);
-      flushOut();
-    }
+    else this.#show(`    (${formatHundredths(this.#percent)}/100%)\r`);
   }
 }

@@ -9,6 +9,7 @@ Look at an image, make one, change its format:
   vdisk create -f qcow2 disk.qcow2 20G           an empty disk
   vdisk create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2
   vdisk convert -p -O qcow2 -c disk.raw disk.qcow2
+  vdisk convert -O qcow2 disk.raw - | ssh host …  onto standard output; "-" as source is standard input
   vdisk map disk.qcow2                           where the data lies
   vdisk check disk.qcow2                         is it sound?  (-r leaks|all repairs)
 

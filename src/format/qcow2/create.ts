@@ -3,7 +3,9 @@ import type { BlockBackend } from '../../block/child.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { parseCreateOptions, type NewImage, type OptionValues } from './create-options.js';
+import { setUpEncryption } from './encryption.js';
 import { Autoclear, Compatible, CryptMethod, Incompatible, l1EntriesFor, maxL1Bytes, serialiseHeader, type Qcow2Header } from './header.js';
+import { Qcow2Ops } from './ops.js';
 import { writeRefcount, writeU64 } from './tables.js';
 import { viewOf } from '../../util/view.js';
 
@@ -35,12 +37,14 @@ export async function createQcow2(target: BlockBackend, options: OptionValues & 
   const opened = await context.openTarget();
   try {
     await opened.resize(size, { preallocation: image.preallocation });
+    if (opened.node.ops instanceof Qcow2Ops) await setUpEncryption(opened.node.ops.image, options, context);
   } finally {
     await opened.close();
   }
 }
 
-function newHeader(image: NewImage): Qcow2Header {
+/** The header of an image of size 0. */
+export function newHeader(image: NewImage): Qcow2Header {
   const clusterSize = 2 ** image.clusterBits;
   const incompatible = (image.dataFile === undefined ? 0 : Incompatible.DATA_FILE)
     | (image.compression === 'zlib' ? 0 : Incompatible.COMPRESSION) | (image.extendedL2 ? Incompatible.EXTENDED_L2 : 0);

@@ -1,6 +1,7 @@
 /** Driver `raw`: the bytes of a file, or of a part of it, as they are. */
 import type { BlockDriver } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
+import { measured, readUnits } from '../../block/stream.js';
 import { RawOps, roundToSector } from './ops.js';
 
 export interface RawOptions {
@@ -41,6 +42,10 @@ export const raw: BlockDriver<RawOptions> = {
   async create(target, { size }) {
     const bytes = roundToSector(size);
     if (target.size !== bytes) await target.resize(bytes, { exact: false });
+  },
+  stream(source) {
+    const length = roundToSector(source.size);
+    return Promise.resolve(measured({ length, chunks: () => readUnits(source, 512, [{ first: 0, count: length / 512 }]) }));
   },
   measure(source, { size }) {
     const bytes = roundToSector(source?.size ?? size ?? 0);

@@ -9,6 +9,7 @@ import { CliError, out, removeOnInterrupt, setQuiet, warn } from '../output.js';
 import { cacheArgument, openImage, sharedGraph } from '../open.js';
 import { Progress } from '../progress.js';
 import { parseNumber, sizeArgument } from '../sizes.js';
+import { fromStandardInput, isStream, toStandardOutput } from '../streams.js';
 import { asksForHelp, optionTable } from './create-options.js';
 import { joinOptionLists, snapshotArgument, VerbOptions } from './options.js';
 
@@ -67,12 +68,13 @@ export async function main(argv: string[]): Promise<number> {
   check(settings, optionText, sources.length);
   if (settings.has('quiet')) setQuiet(true);
 
-  const progress = new Progress(settings.has('progress') && !settings.has('quiet'));
+  const progress = new Progress(settings.has('progress') && !settings.has('quiet'), 1, isStream(filename));
   progress.report(0, 1);
   const opened: BlockBackend[] = [];
   try {
     await openSources(settings, sources, opened);
-    await convert(settings, optionText, opened, filename!, progress);
+    if (isStream(filename)) await stream(settings, optionText, opened, progress);
+    else await convert(settings, optionText, opened, filename!, progress);
     progress.report(1, 1);
   } finally {
     for (const image of opened) await image.close();
@@ -108,7 +110,7 @@ async function openSources(settings: Settings, names: readonly string[], opened:
   const cache = cacheArgument(settings.sourceCache, 'source cache');
   cacheArgument(settings.targetCache);
   for (const name of names) {
-    opened.push(await openImage(name, {
+    opened.push(await openImage(isStream(name) ? await fromStandardInput() : name, {
       format: settings.format, imageOpts: fromImageOpts(settings), forceShare: settings.has('force-share'), cache,
       // Nobody may change what is being copied.
       options: { share: Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED },
@@ -149,6 +151,17 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
   } finally {
     finished();
   }
+}
+
+/** Options that only make sense where the target can be gone back in. */
+const notForStreams = ['no-create', 'compress', 'bitmaps', 'salvage', 'copy-range-offloading', 'target-is-zero', 'target-image-opts'];
+
+async function stream(settings: Settings, optionText: string | undefined, sources: readonly BlockBackend[], progress: Progress): Promise<void> {
+  const unfit = notForStreams.find((flag) => settings.has(flag));
+  if (unfit !== undefined) throw new CliError(`--${unfit} cannot be used when writing to standard output`);
+  if (settings.backing !== undefined) throw new CliError('An image on standard output cannot have a backing file');
+  if (sources.length > 1) throw new CliError('Only one image can be written to standard output');
+  await toStandardOutput(sources[0]!, { format: settings.targetFormat ?? 'raw', optionText }, (done, total) => progress.report(done, total));
 }
 
 function sparseArgument(text: string): number {
