@@ -6,6 +6,7 @@ import { blkverify } from './filter/blkverify/index.js';
 import { copyOnRead } from './filter/copy-on-read/index.js';
 import { bochs } from './format/bochs/index.js';
 import { cloop } from './format/cloop/index.js';
+import { dmg } from './format/dmg/index.js';
 import { luks } from './format/luks/index.js';
 import { parallels } from './format/parallels/index.js';
 import { qcow2 } from './format/qcow2/index.js';
@@ -22,7 +23,7 @@ import { nullAio, nullCo } from './protocol/null/index.js';
 import { vvfat } from './protocol/vvfat/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, bochs, cloop, copyOnRead, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow2, qed, raw, vdi, vhdx, vmdk, vpc, vvfat,
+  blkdebug, blkverify, bochs, cloop, copyOnRead, dmg, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow2, qed, raw, vdi, vhdx, vmdk, vpc, vvfat,
 ];
 
 /** A registry with every driver vdisk has, each as `view` shows it. */

@@ -78,9 +78,7 @@ async function copyAllocated(top: BlockBackend, target: BlockChild, base: BlockN
   }
 }
 
-/** Empties an overlay whose content now lies below it. @throws BlockError NOT_SUPPORTED where the format can't */
+/** Empties an overlay whose content now lies below it, where its format can. */
 export async function emptyImage(top: BlockBackend): Promise<void> {
-  const facet = top.facet('makeEmpty');
-  if (facet === undefined) throw new BlockError('NOT_SUPPORTED', 'Operation not supported', { node: top.node.name });
-  await facet.makeEmpty();
+  await top.facet('makeEmpty')?.makeEmpty();
 }

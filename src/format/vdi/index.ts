@@ -1,0 +1,17 @@
+/** Driver `vdi`: VirtualBox disk images. */
+import type { BlockDriver } from '../../block/driver.js';
+import { createVdi } from './create.js';
+import { probeVdi } from './header.js';
+import { openVdi } from './open.js';
+import { createOptions } from './options.js';
+
+export const vdi: BlockDriver = {
+  name: 'vdi',
+  kind: 'format',
+  options: {},
+  createOptions,
+  children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
+  probe: probeVdi,
+  open: openVdi,
+  create: createVdi,
+};

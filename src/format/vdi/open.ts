@@ -1,0 +1,56 @@
+/** Opening an image, and the parent of one that stands on another. */
+import type { BlockChild } from '../../block/child.js';
+import type { OpenContext } from '../../block/driver.js';
+import { scanTable } from '../../block/entry-tables.js';
+import { BlockError, Errno } from '../../block/errors.js';
+import { headerBytes, parseHeader, uuidText, type VdiHeader } from './header.js';
+import { VdiOps } from './ops.js';
+import { entrySize, isAllocated, strideOf } from './tables.js';
+
+export async function openVdi(context: OpenContext<object>): Promise<VdiOps> {
+  const file = context.child('file')!;
+  const head = new Uint8Array(headerBytes);
+  await file.read(0, head);
+  const header = parseHeader(head, file.size);
+  const parent = await openParent(context, header);
+  if (!context.readOnly && header.blockExtra !== 0) {
+    throw new BlockError('UNSUPPORTED_FEATURE', 'VDI images with extra data in front of blocks can only be read', { errno: Errno.ENOTSUP });
+  }
+  return new VdiOps(context, file, parent, header, context.readOnly ? header.allocated : await blocksInUse(file, header));
+}
+
+/**
+ * Images name no parent, only its UUID: the user says where it is.
+ * @throws BlockError where the user did not, or it is another image
+ */
+async function openParent({ implicitChild, mode }: OpenContext<object>, { parent }: VdiHeader): Promise<BlockChild | undefined> {
+  const child = await implicitChild('backing', { kind: 'backing', filename: '', role: 'cow' });
+  if (parent === undefined) {
+    if (child !== undefined) throw new BlockError('INVALID_ARGUMENT', 'This VDI image has no parent');
+    return undefined;
+  }
+  const wanted = uuidText(parent);
+  if (child === undefined) {
+    if (mode.noBacking || mode.noIo) return undefined;
+    throw new BlockError('UNSUPPORTED_FEATURE', 'unsupported VDI image (non-NULL link UUID)', {
+      errno: Errno.ENOTSUP, hint: `It holds changes to the image with UUID ${wanted}; name that one: backing.driver=vdi,backing.file.filename=…`,
+    });
+  }
+  const id = child.facet('identity')?.id;
+  if (id !== undefined && uuidText(id) === wanted) return child;
+  throw new BlockError('CORRUPT_IMAGE', `'${child.node.filename}' is not the parent of this image: its UUID is ${id === undefined ? 'none' : uuidText(id)}, not ${wanted}`, {
+    errno: Errno.EINVAL,
+  });
+}
+
+/** Blocks at the start of the file that may hold something. A file longer than its header says was cut off from its writer. */
+async function blocksInUse(file: BlockChild, header: VdiHeader): Promise<number> {
+  const { tableOffset, blocks, allocated, dataOffset } = header;
+  if (file.size <= dataOffset + allocated * strideOf(header)) return allocated;
+  let used = allocated;
+  await scanTable({ file, offset: tableOffset, length: blocks * entrySize }, (view, at) => {
+    const entry = view.getUint32(at * entrySize, true);
+    if (isAllocated(entry) && entry < blocks) used = Math.max(used, entry + 1);
+  }, entrySize);
+  return used;
+}
