@@ -4,7 +4,7 @@ import { scanTable } from '../../block/entry-tables.js';
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { BlockError, Errno, strerror } from '../../block/errors.js';
 import type { QedHeader } from './header.js';
-import { entryAt, setEntry } from './tables.js';
+import { entryAt, setEntry } from './entries.js';
 
 export type CheckOptions = Parameters<CheckFacet['check']>[0];
 

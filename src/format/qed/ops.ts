@@ -11,7 +11,7 @@ import { viewOf } from '../../util/view.js';
 import { checkQed, type CheckOptions } from './check.js';
 import { backingFeatures } from './create.js';
 import { Feature, largestImage, maxBackingName, serialiseHeader, type QedHeader } from './header.js';
-import { clusterEntries, entryAt, setEntry } from './tables.js';
+import { clusterEntries, entryAt, setEntry } from './entries.js';
 
 /** Milliseconds without allocation after which the image is marked consistent again. */
 const idleTimeMs = 5000;

@@ -5,7 +5,7 @@ import { BlockError, Errno, strerror } from '../../block/errors.js';
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { viewOf } from '../../util/view.js';
 import { Field, type VdiHeader } from './header.js';
-import { absent, entrySize, isAllocated, strideOf } from './tables.js';
+import { absent, entrySize, isAllocated, strideOf } from './entries.js';
 
 export type CheckOptions = Parameters<CheckFacet['check']>[0];
 

@@ -4,7 +4,7 @@ import { BlockError } from '../../block/errors.js';
 import type { OptionValue } from '../../block/options.js';
 import { viewOf } from '../../util/view.js';
 import { headerBytes, ImageType, maxBlocks, newBlockSize, newHeader } from './header.js';
-import { absent, entrySize } from './tables.js';
+import { absent, entrySize } from './entries.js';
 
 const chunkSize = 1 << 20;
 

@@ -5,7 +5,7 @@ import { scanTable } from '../../block/entry-tables.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { headerBytes, parseHeader, uuidText, type VdiHeader } from './header.js';
 import { VdiOps } from './ops.js';
-import { entrySize, isAllocated, strideOf } from './tables.js';
+import { entrySize, isAllocated, strideOf } from './entries.js';
 
 export async function openVdi(context: OpenContext<object>): Promise<VdiOps> {
   const file = context.child('file')!;

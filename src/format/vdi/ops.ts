@@ -8,7 +8,7 @@ import { wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
 import { checkVdi } from './check.js';
 import { Field, ImageType, type VdiHeader } from './header.js';
-import { blockEntries, entrySize, strideOf } from './tables.js';
+import { blockEntries, entrySize, strideOf } from './entries.js';
 
 export class VdiOps extends AppendingFormat {
   readonly size: number;
