@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync, existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BlockGraph } from '../../src/block/graph.js';
-import { Req, type BlockDriver } from '../../src/block/driver.js';
+import { Req, type BlockDriver, type CreateContext } from '../../src/block/driver.js';
 import { DriverRegistry } from '../../src/block/registry.js';
 import type { OptionValue } from '../../src/block/options.js';
 import { crashStates, GuestHistory } from '../../src/testing/power-cut.js';
@@ -21,6 +21,10 @@ export interface CrashSetup {
   readonly states: number;
   /** Guest requests in the workload. */
   readonly requests: number;
+  /** Longest request in sectors (default: 300). */
+  readonly maxSectors?: number;
+  /** A disk below: how creation opens it, what drivers openOptions name for it, what it shows. */
+  readonly parent?: { readonly open: CreateContext['openBacking']; readonly drivers: readonly BlockDriver[]; readonly content: Uint8Array };
   /** What a foreign tool finds wrong with the image in `file`; undefined: nothing that a power cut may not leave. Absent: nobody else can tell. */
   readonly judge?: (run: RunCommand, file: string, image: Uint8Array) => Promise<string | undefined>;
   /** The image says of itself that it must be repaired before its tables are right: our check is not asked then. */
@@ -70,11 +74,12 @@ export async function explore(setup: CrashSetup): Promise<string[]> {
 
 async function workload(setup: CrashSetup): Promise<{ recording: Recording; history: GuestHistory }> {
   const recording = new Recording();
-  const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(recording)]) });
+  const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(recording), ...setup.parent?.drivers ?? []]) });
   const target = await graph.openBackend({ driver: 'recorder' });
   const spec = { driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions };
   await setup.driver.create!(target, { ...setup.createOptions, size: setup.size }, {
-    filename: 'recorded', createFile: () => Promise.reject(new Error('no second file')), openBacking: () => Promise.reject(new Error('no parent')), warn: () => undefined,
+    filename: 'recorded', createFile: () => Promise.reject(new Error('no second file')),
+    openBacking: setup.parent?.open ?? (() => Promise.reject(new Error('no parent'))), warn: () => undefined,
     openTarget: async () => {
       await target.close();
       return graph.openBackend(spec, { discard: 'unmap' });
@@ -85,7 +90,7 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
   const random = seededRandom(setup.seed);
   recording.random = seededRandom(setup.seed + 1);
   const disk = await graph.openBackend(spec, { discard: 'unmap' });
-  const history = new GuestHistory(new Uint8Array(setup.size));
+  const history = new GuestHistory(setup.parent?.content ?? new Uint8Array(setup.size));
   const busy = new Set<number>();
   let issued = 0;
   const guest = async (): Promise<void> => {
@@ -97,7 +102,7 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
         history.flushed(submitted, recording.time);
         continue;
       }
-      const sectors = 1 + Math.floor(random() ** 3 * 300);
+      const sectors = 1 + Math.floor(random() ** 3 * (setup.maxSectors ?? 300));
       const first = Math.floor(random() * (setup.size / 512 - sectors + 1));
       const offset = first * 512;
       // a guest does not write one sector twice at a time
@@ -127,7 +132,7 @@ function stamped(sectors: number, request: number, seed: number): Uint8Array {
 }
 
 async function readBack(setup: CrashSetup, image: Uint8Array): Promise<Uint8Array> {
-  const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(new Recording(image))]) });
+  const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(new Recording(image)), ...setup.parent?.drivers ?? []]) });
   const disk = await graph.openBackend({ driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions }, { readOnly: true, check: true });
   const result = setup.needsRepair?.(image) ? undefined : await disk.node.facet('check')?.check({ repair: 'none' });
   if (result && result.corruptions > 0) throw new Error(`our check finds ${result.corruptions} corruptions`);

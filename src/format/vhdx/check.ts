@@ -104,10 +104,7 @@ export function checkVhdx(image: VhdxImage, options: CheckOptions): Promise<Chec
 function* check(image: VhdxImage, { repair, report, reportError, signal }: CheckOptions): Steps<CheckResult> {
   const result: CheckResult = { corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: image.replayed && repair !== 'none' ? 1 : 0, leaksFixed: 0 };
   if (!image.readOnly) yield* image.writeBack();
-  if (image.pending !== undefined) {
-    report?.('The log holds changes that did not reach their places');
-    result.corruptions++;
-  }
+  if (image.pending !== undefined) report?.('The log holds changes that did not reach their places yet; they are taken into account');
   const reserved = reservedRanges(image);
   const occupancy = new Occupancy(image.fileSize);
   const bad: { readonly entry: TableEntry; readonly misplaced: boolean }[] = [];

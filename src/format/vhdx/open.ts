@@ -56,7 +56,7 @@ function* readHeader(file: BlockChild): Steps<{ readonly header: VhdxHeader; rea
   }
   const current = currentCopy(copies);
   if (current === undefined) throw invalid('No valid VHDX header found');
-  const { logVersion, logOffset, logLength } = current.header;
+  const { logVersion, logOffset } = current.header;
   if (logVersion !== 0) throw new BlockError('UNSUPPORTED_FEATURE', `Unsupported VHDX log version ${logVersion}`, { errno: Errno.EINVAL });
   if (!(logOffset >= MiB) || logOffset % MiB !== 0) throw invalid(`Invalid offset of the VHDX log ${logOffset}`);
   return current;
