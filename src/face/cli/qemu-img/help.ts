@@ -76,4 +76,7 @@ export function ownVersionText(): string {
 }
 
 /** Drivers, in the order of their names. */
-const supportedFormats = ['blkdebug', 'blkverify', 'copy-on-read', 'file', 'host_cdrom', 'host_device', 'nbd', 'null-aio', 'null-co', 'qcow2', 'raw'];
+const supportedFormats = [
+  'blkdebug', 'blkverify', 'bochs', 'cloop', 'copy-on-read', 'dmg', 'file', 'host_cdrom', 'host_device', 'luks', 'nbd',
+  'null-aio', 'null-co', 'parallels', 'qcow2', 'qed', 'raw', 'vdi', 'vhdx', 'vmdk', 'vpc', 'vvfat',
+];
