@@ -64,6 +64,7 @@ export function parseCipher(name: string, modeText: string, bytes: number): Ciph
   if (!modes.includes(mode)) throw unsupported(`Cipher mode '${mode}' not supported`);
   const [generator, ivHash] = iv === undefined ? [] : [iv, ...more].join('-').split(':', 2);
   if (generator !== undefined && !generators.includes(generator)) throw unsupported(`IV generator '${generator}' not supported`);
+  if (ivHash !== undefined) requireHash(ivHash);
   const cipher: CipherSpec = {
     keySize: mode === 'xts' ? bytes / 2 : bytes, mode: mode as CipherMode,
     ...(generator !== undefined && { ivGenerator: generator as IvGenerator }), ...(ivHash !== undefined && { ivHash }),
@@ -71,7 +72,6 @@ export function parseCipher(name: string, modeText: string, bytes: number): Ciph
   if (name !== 'aes' || ![16, 24, 32].includes(cipher.keySize)) {
     throw unsupported(`Algorithm '${name}' with key size ${Math.floor(cipher.keySize)} bytes not supported`);
   }
-  if (ivHash !== undefined) requireHash(ivHash);
   if (generator === 'essiv' && ivHash === undefined) throw unsupported('Missing IV generator hash specification');
   return cipher;
 }

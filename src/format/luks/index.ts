@@ -1,6 +1,7 @@
 /** Driver `luks`: Linux Unified Key Setup, version 1; header and payload in one file, or apart. */
 import type { BlockDriver } from '../../block/driver.js';
-import { openLuks, requireSecret, unlockLuks } from '../../crypto/luks.js';
+import { BlockError, Errno, strerror } from '../../block/errors.js';
+import { openLuks, unlockLuks } from '../../crypto/luks.js';
 import { isLuks } from '../../crypto/luks1-header.js';
 import { createLuksImage, measureLuks } from './create.js';
 import { createOptions, luksAmendOptions, openOptions, type LuksOpenOptions } from './options.js';
@@ -19,8 +20,10 @@ export const luks: BlockDriver<LuksOpenOptions> = {
     const header = context.child('header');
     const volume = await openLuks(header ?? file, { detached: header !== undefined });
     const secret = context.options['key-secret'];
-    if (context.mode.noIo) return new LuksOps(file, volume, undefined, context.object);
-    const unlocked = await unlockLuks(volume, requireSecret(secret, 'key-secret'), 'key-secret', context.object);
+    const unlocked = context.mode.noIo ? undefined : await unlockLuks(volume, secret, 'key-secret', context.object);
+    if (file.size < volume.payloadOffset + (volume.payloadSize ?? 0)) {
+      throw new BlockError('CORRUPT_IMAGE', `Could not refresh total sector count: ${strerror(Errno.EIO)}`, { errno: Errno.EIO });
+    }
     return new LuksOps(file, volume, unlocked, context.object);
   },
   newReadsAsZero: () => false,

@@ -4,6 +4,7 @@ import type { AmendFacet } from '../../block/facets.js';
 import type { CreateSchema, OptionValue } from '../../block/options.js';
 import { run } from '../../util/steps.js';
 import { createOptions, refcountOrderOption, type OptionValues } from './create-options.js';
+import { amendEncryption, amendsEncryption, encryptionAmendOptions } from './encryption.js';
 import { expandZeroClusters, hasCompressedClusters } from './expand-zeroes.js';
 import { Autoclear, Compatible, hasFeature, Incompatible } from './header.js';
 import type { Qcow2Image } from './image.js';
@@ -14,11 +15,7 @@ import { writeSnapshotTable } from './snapshot-table.js';
 const amendable = ['size', 'compat', 'backing_file', 'backing_fmt', 'data_file', 'data_file_raw', 'lazy_refcounts', 'refcount_bits'] as const;
 
 export const amendOptions: CreateSchema = {
-  'encrypt.state': { type: 'string', help: 'Select new state of affected keyslots (active/inactive)' },
-  'encrypt.new-secret': { type: 'string', help: 'New secret to set in the matching keyslots. Empty string to erase' },
-  'encrypt.old-secret': { type: 'string', help: 'Select all keyslots that match this password' },
-  'encrypt.keyslot': { type: 'number', help: 'Select a single keyslot to modify explicitly' },
-  'encrypt.iter-time': { type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
+  ...encryptionAmendOptions,
   ...Object.fromEntries(amendable.map((name): [string, CreateSchema[string]] => {
     const { type, help } = createOptions[name]!;
     return [name, { type, help }];
@@ -34,6 +31,7 @@ interface Plan {
   readonly dataFileRaw: boolean | undefined;
   readonly lazyRefcounts: boolean | undefined;
   readonly refcountOrder: number;
+  readonly encrypts: boolean;
   readonly size: number | undefined;
 }
 
@@ -51,6 +49,7 @@ export async function amendQcow2(parts: ResizeParts, options: OptionValues, cont
     await image.exclusive(() => changeRefcountOrder(image, plan.refcountOrder, progress));
     finished++;
   }
+  if (plan.encrypts) await amendEncryption(image, options, control.force ?? false);
   await changeHeader(image, plan);
   if (plan.lazyRefcounts !== undefined) await setLazyRefcounts(image, plan.lazyRefcounts);
   if (plan.size !== undefined) {
@@ -66,9 +65,7 @@ function checkOptions(image: Qcow2Image, options: OptionValues): Plan {
   const compat = given('compat');
   const version = compat === undefined ? header.version : compat === '0.10' || compat === 'v2' ? 2 : compat === '1.1' || compat === 'v3' ? 3 : undefined;
   if (version === undefined) throw bad(`Unknown compatibility level ${String(compat)}`);
-  if (Object.keys(options).some((name) => name.startsWith('encrypt.') && options[name] !== undefined)) {
-    throw new BlockError('NOT_SUPPORTED', "Can't amend encryption options - encryption not present", { errno: Errno.EINVAL });
-  }
+  const encrypts = amendsEncryption(image, options);
   const refcountOrder = given('refcount_bits') === undefined ? header.refcountOrder : refcountOrderOption(given('refcount_bits'));
   const dataFileRaw = given('data_file_raw') as boolean | undefined;
   const isRaw = (header.autoclear & BigInt(Autoclear.DATA_FILE_RAW)) !== 0n;
@@ -88,7 +85,7 @@ function checkOptions(image: Qcow2Image, options: OptionValues): Plan {
     throw bad('Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)');
   }
   if (version < 3 && refcountOrder !== 4) throw bad('compat=0.10 requires refcount_bits=16');
-  return { version, dataFile, dataFileRaw, lazyRefcounts, refcountOrder, size: given('size') as number | undefined };
+  return { version, dataFile, dataFileRaw, lazyRefcounts, refcountOrder, encrypts, size: given('size') as number | undefined };
 }
 
 /** Version 3 wants more data in the snapshot table than version 2 needs. */

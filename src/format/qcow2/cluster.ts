@@ -303,7 +303,8 @@ export class ClusterMap {
     if (start >= end) return;
     const bytes = new Uint8Array(end - start);
     yield* wait(read(guest + start, bytes));
-    yield* wait(this.#image.dataFile.write(place + start, bytes));
+    const cipher = this.#image.encryption?.cipher;
+    yield* wait(this.#image.dataFile.write(place + start, cipher === undefined ? bytes : cipher.encrypt(guest + start, place + start, bytes)));
   }
 
   /** Padding in front of a write that starts `at` bytes into its cluster. */

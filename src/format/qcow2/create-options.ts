@@ -2,19 +2,12 @@
 import { BlockError } from '../../block/errors.js';
 import type { Preallocation } from '../../block/driver.js';
 import type { CreateSchema, OptionValue } from '../../block/options.js';
+import { encryptionCreateOptions, encryptionFormat } from './encryption.js';
 import type { CompressionType } from './header.js';
 
 /** In the order in which creation announces them. */
 export const createOptions: CreateSchema = {
-  'encryption': { type: 'boolean', help: "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)" },
-  'encrypt.format': { type: 'string', help: "Encrypt the image, format choices: 'aes', 'luks'" },
-  'encrypt.key-secret': { type: 'string', help: 'ID of secret providing qcow AES key or LUKS passphrase' },
-  'encrypt.cipher-alg': { type: 'string', help: 'Name of encryption cipher algorithm' },
-  'encrypt.cipher-mode': { type: 'string', help: 'Name of encryption cipher mode' },
-  'encrypt.ivgen-alg': { type: 'string', help: 'Name of IV generator algorithm' },
-  'encrypt.ivgen-hash-alg': { type: 'string', help: 'Name of IV generator hash algorithm' },
-  'encrypt.hash-alg': { type: 'string', help: 'Name of encryption hash algorithm' },
-  'encrypt.iter-time': { type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
+  ...encryptionCreateOptions,
   'cluster_size': { type: 'size', help: 'qcow2 cluster size', default: 65536 },
   'extended_l2': { type: 'boolean', help: 'Extended L2 tables', default: false },
   'preallocation': { type: 'string', help: 'Preallocation mode (allowed values: off, metadata, falloc, full)' },
@@ -83,7 +76,7 @@ export function refcountOrderOption(value: OptionValue): number {
 
 /** Checks options as creation does. @throws BlockError with the peer's text */
 export function parseCreateOptions(options: OptionValues): NewImage {
-  refuseEncryption(options);
+  encryptionFormat(options);
   const notAccepted = (name: string) => (value: string): BlockError => bad(`Parameter '${name}' does not accept value '${value}'`);
   const preallocation = oneOf(text(options['preallocation']), preallocations, 'off', notAccepted('preallocation'));
   const compression = oneOf(text(options['compression_type']), ['zlib', 'zstd'], 'zlib', notAccepted('compression-type'));
@@ -116,21 +109,6 @@ export function parseCreateOptions(options: OptionValues): NewImage {
     version, clusterBits, extendedL2, refcountOrder, preallocation, compression, lazyRefcounts, backingFile,
     backingFormat: text(options['backing_fmt']), dataFile, dataFileRaw,
   };
-}
-
-/** Encrypted images cannot be made yet; half-given encryption options get the peer's texts. */
-function refuseEncryption(options: OptionValues): void {
-  const given = Object.keys(options).filter((key) => key.startsWith('encrypt.') && options[key] !== undefined);
-  const legacy = options['encryption'] === true;
-  if (given.length === 0 && !legacy) return;
-  const format = text(options['encrypt.format']);
-  if (options['encryption'] !== undefined && format !== undefined) {
-    throw bad("'encrypt.format' and its alias 'encryption' can't be used at the same time");
-  }
-  if (format === undefined && !legacy) throw bad("Parameter 'encrypt.format' is missing");
-  if (format !== undefined && format !== 'aes' && format !== 'luks') throw bad(`Parameter 'format' does not accept value '${format}'`);
-  if (options['encrypt.key-secret'] === undefined) throw bad("Parameter 'encrypt.key-secret' is required for cipher");
-  throw new BlockError('NOT_SUPPORTED', 'Creating encrypted qcow2 images is not supported yet');
 }
 
 function bad(message: string): BlockError {

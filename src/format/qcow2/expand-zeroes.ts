@@ -26,7 +26,7 @@ function l1Tables(image: Qcow2Image): L1Table[] {
 
 /** Visits every L2 table that an L1 table refers to; `visit` may change it, and returns whether it did. */
 async function forEachL2(
-  image: Qcow2Image, visit: (table: number, view: DataView) => Promise<boolean>, progress: (done: number, total: number) => void,
+  image: Qcow2Image, visit: (table: number, view: DataView, l1Index: number) => Promise<boolean>, progress: (done: number, total: number) => void,
 ): Promise<void> {
   const { clusterSize } = image.geometry;
   const tables = l1Tables(image);
@@ -44,7 +44,7 @@ async function forEachL2(
       }
       if (table !== 0) {
         await image.file.read(table, buffer);
-        if (await visit(table, viewOf(buffer))) {
+        if (await visit(table, viewOf(buffer), index)) {
           await run(image.flushMetadata());
           await image.file.flush();
           await run(image.writeMetadata(table, buffer, Structure.ACTIVE_L2 | Structure.INACTIVE_L2));
@@ -74,12 +74,13 @@ export async function hasCompressedClusters(image: Qcow2Image): Promise<boolean>
  */
 export async function expandZeroClusters(image: Qcow2Image, progress: (done: number, total: number) => void): Promise<void> {
   await run(image.flush());
-  await forEachL2(image, (table, view) => expandTable(image, table, view), progress);
+  await forEachL2(image, (table, view, l1Index) => expandTable(image, table, view, l1Index * image.geometry.l2Coverage), progress);
   await run(image.flush());
   await run(image.reload());
 }
 
-async function expandTable(image: Qcow2Image, table: number, view: DataView): Promise<boolean> {
+/** `guest`: where the disk range that the table maps begins. */
+async function expandTable(image: Qcow2Image, table: number, view: DataView, guest: number): Promise<boolean> {
   const { l2Entries, clusterSize } = image.geometry;
   const hasBacking = image.header.backingFile !== undefined;
   const sharers = await run(image.refcounts.get(table / clusterSize));
@@ -91,7 +92,7 @@ async function expandTable(image: Qcow2Image, table: number, view: DataView): Pr
     if (kind === ClusterKind.ZERO_PLAIN && !hasBacking) {
       setEntry(view, index, 0, 0);
     } else if (kind === ClusterKind.ZERO_PLAIN || kind === ClusterKind.ZERO_ALLOCATED) {
-      const place = await placeFor(image, kind === ClusterKind.ZERO_ALLOCATED ? entryOffset(hi, lo) : 0, sharers, { table, index });
+      const place = await placeFor(image, kind === ClusterKind.ZERO_ALLOCATED ? entryOffset(hi, lo) : 0, sharers, { table, index, guest: guest + index * clusterSize });
       setEntry(view, index, sharers === 1 ? (hiOf(place) | COPIED_HI) >>> 0 : hiOf(place), loOf(place));
     } else {
       continue;
@@ -102,8 +103,8 @@ async function expandTable(image: Qcow2Image, table: number, view: DataView): Pr
 }
 
 /** A cluster of zeroes for an entry of a table that `sharers` L1 tables refer to: its own place, unless others see something there. */
-async function placeFor(image: Qcow2Image, own: number, sharers: number, where: { readonly table: number; readonly index: number }): Promise<number> {
-  const { refcounts, file, geometry: { clusterSize } } = image;
+async function placeFor(image: Qcow2Image, own: number, sharers: number, where: { readonly table: number; readonly index: number; readonly guest: number }): Promise<number> {
+  const { refcounts, file, encryption, geometry: { clusterSize } } = image;
   if (own % clusterSize !== 0) {
     throw image.signalCorruption(
       `Cluster allocation offset ${hex(own)} unaligned (L2 offset: ${hex(where.table)}, L2 index: ${hex(where.index)})`, { fatal: true });
@@ -113,7 +114,8 @@ async function placeFor(image: Qcow2Image, own: number, sharers: number, where: 
   if (!reusable && sharers > 1) await run(refcounts.update(place, clusterSize, sharers - 1));
   try {
     image.checkOverlap(place, clusterSize);
-    await file.writeZeroes(place, clusterSize);
+    if (encryption?.cipher === undefined) await file.writeZeroes(place, clusterSize);
+    else await file.write(place, encryption.cipher.encrypt(where.guest, place, new Uint8Array(clusterSize)));
   } catch (error) {
     if (!reusable && !image.dead) await run(refcounts.update(place, clusterSize, -sharers, 'always'));
     throw error;

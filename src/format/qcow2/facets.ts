@@ -18,6 +18,6 @@ export function qcow2Facets(parts: ResizeParts, bitmaps: Qcow2Bitmaps): Partial<
     bitmaps,
     amend: { amend: (options, control) => amendQcow2(parts, options, control) },
     backing: qcow2Backing(image),
-    get formatInfo() { return qcow2Info(image.header, bitmaps.stored()); },
+    get formatInfo() { return qcow2Info(image.header, bitmaps.stored(), image.encryption); },
   };
 }

@@ -10,6 +10,7 @@ import { BlockError, Errno, strerror, systemError } from '../../block/errors.js'
 import { andThen, isPromise, type MaybePromise } from '../../util/maybe.js';
 import { Mutex, run, wait, type Steps } from '../../util/steps.js';
 import { TableCache, type CachedTable } from '../../block/table-cache.js';
+import type { Qcow2Encryption } from './encryption.js';
 import { geometryOf, hex, type Geometry } from './geometry.js';
 import { hasFeature, Incompatible, maxL1Bytes, serialiseHeader, type Qcow2Header } from './header.js';
 import { MetadataMap, Structure, structureName } from './overlap.js';
@@ -43,6 +44,7 @@ export interface ImageParts {
   readonly dataFile: BlockChild;
   readonly backing: BlockChild | undefined;
   readonly settings: ImageSettings;
+  readonly encryption?: Qcow2Encryption | undefined;
 }
 
 export class Qcow2Image {
@@ -57,6 +59,8 @@ export class Qcow2Image {
   /** Holds guest data: `file`, or the external data file. */
   readonly dataFile: BlockChild;
   readonly backing: BlockChild | undefined;
+  /** Of guest data; metadata is never encrypted. */
+  readonly encryption: Qcow2Encryption | undefined;
   /** The active L1 table as on disk (big endian), header.l1Size * 8 bytes. Write it back with {@link writeL1}. */
   l1: DataView = new DataView(new ArrayBuffer(0));
   l2: TableCache;
@@ -86,6 +90,7 @@ export class Qcow2Image {
     this.file = parts.file;
     this.dataFile = parts.dataFile;
     this.backing = parts.backing;
+    this.encryption = parts.encryption;
     this.metadata = new MetadataMap(this.geometry.clusterSize);
     this.l2 = this.#newL2Cache();
     this.refcounts = new Refcounts(this, new DataView(new ArrayBuffer(0)), parts.settings.refcountBlocks);

@@ -1,9 +1,10 @@
 /** What is to be said about a qcow2 image beyond what every image has. */
 import type { FormatInfoFacet, StoredBitmap } from '../../block/facets.js';
+import type { Qcow2Encryption } from './encryption.js';
 import { Autoclear, Compatible, CryptMethod, hasFeature, Incompatible, type Qcow2Header } from './header.js';
 
 /** QAPI's ImageInfoSpecificQCow2, and the general flags. `bitmaps`: those stored in the image. */
-export function qcow2Info(header: Qcow2Header, bitmaps: readonly StoredBitmap[]): FormatInfoFacet {
+export function qcow2Info(header: Qcow2Header, bitmaps: readonly StoredBitmap[], encryption?: Qcow2Encryption): FormatInfoFacet {
   const v3 = header.version >= 3;
   const dataFile = hasFeature(header, Incompatible.DATA_FILE);
   const extended = hasFeature(header, Incompatible.EXTENDED_L2);
@@ -18,7 +19,7 @@ export function qcow2Info(header: Qcow2Header, bitmaps: readonly StoredBitmap[])
       ...(header.dataFile !== undefined && { 'data-file': header.dataFile }),
       'data-file-raw': (header.autoclear & BigInt(Autoclear.DATA_FILE_RAW)) !== 0n,
     }),
-    ...(header.cryptMethod !== CryptMethod.NONE && { encrypt: { format: header.cryptMethod === CryptMethod.AES ? 'aes' : 'luks' } }),
+    ...(encryption !== undefined && { encrypt: { format: encryption.format, ...encryption.volume?.info() } }),
     ...(v3 && { 'corrupt': hasFeature(header, Incompatible.CORRUPT), 'extended-l2': extended }),
   };
   return {

@@ -5,6 +5,7 @@ import { keepsBitmaps, type DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { BlockError } from '../../block/errors.js';
 import { chainStatus } from '../../block/status.js';
 import { clusterBitsOption, refcountOrderOption, versionOfCompat, type OptionValues } from './create-options.js';
+import { encryptionHeaderSize } from './encryption.js';
 import { maxL1Bytes } from './header.js';
 
 /**
@@ -23,12 +24,9 @@ export async function measureQcow2(source: BlockChild | undefined, options: Opti
   if (refcountOrder !== 4 && version < 3) {
     throw bad('Different refcount widths than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)');
   }
-  if (options['encrypt.format'] !== undefined && options['encrypt.key-secret'] === undefined) {
-    throw bad("Parameter 'encrypt.key-secret' is required for cipher");
-  }
   const clusterSize = 2 ** clusterBits;
   const size = roundUp(source?.size ?? options.size ?? 0, clusterSize);
-  const metadata = metadataSize(size, clusterSize, refcountOrder, extendedL2);
+  const metadata = roundUp(encryptionHeaderSize(options), clusterSize) + metadataSize(size, clusterSize, refcountOrder, extendedL2);
   const whole = preallocation === 'full' || preallocation === 'falloc' || (source !== undefined && options['backing_file'] !== undefined);
   const data = whole ? size : source === undefined ? 0 : await allocatedSize(source, clusterSize);
   const result = { required: metadata + data, fullyAllocated: metadata + size };

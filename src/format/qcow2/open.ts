@@ -6,8 +6,9 @@ import { rawDeflate, zstdCodec } from '../../platform/compression.js';
 import { run } from '../../util/steps.js';
 import { Qcow2Bitmaps } from './bitmap.js';
 import { checkImage } from './check.js';
+import { openEncryption } from './encryption.js';
 import {
-  Autoclear, clusterBitsOf, CryptMethod, hasFeature, Incompatible, parseHeader, type Qcow2Header,
+  Autoclear, clusterBitsOf, hasFeature, Incompatible, parseHeader, type Qcow2Header,
 } from './header.js';
 import { Qcow2Image } from './image.js';
 import { Qcow2Ops } from './ops.js';
@@ -20,19 +21,17 @@ export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise
     outdated = true;
     context.warn(message);
   });
-  if (header.cryptMethod !== CryptMethod.NONE && !context.mode.noIo) {
-    throw new BlockError('NOT_SUPPORTED', `${header.cryptMethod === CryptMethod.AES ? 'AES' : 'LUKS'}-encrypted qcow2 images are not supported`);
-  }
   const seconds = cleanInterval(context.options);
   const settings = settingsOf(context.options, header);
   if (hasFeature(header, Incompatible.CORRUPT) && !context.readOnly && !context.mode.check) {
     throw new BlockError('CORRUPT_IMAGE', 'qcow2: Image is corrupt; cannot be opened read/write', { errno: Errno.EACCES });
   }
+  const encryption = await openEncryption(file, header, context);
   const dataFile = await openDataFile(file, header, context);
   const backing = await context.implicitChild('backing', {
     kind: 'backing', filename: header.backingFile ?? '', role: 'cow', ...(header.backingFormat !== undefined && { format: header.backingFormat }),
   });
-  const image = new Qcow2Image({ context, header, file, dataFile, backing, settings });
+  const image = new Qcow2Image({ context, header, file, dataFile, backing, settings, encryption });
   await run(image.reload());
   const codec = header.compression === 'zstd' ? await zstdCodec() : rawDeflate;
   if (!context.readOnly && !context.mode.noIo) await takeOver(image, outdated);

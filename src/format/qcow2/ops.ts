@@ -1,5 +1,6 @@
 /** The open layer: requests on one side, the image's tables on the other. */
 import type { BlockChild } from '../../block/child.js';
+import type { DataCipher } from '../../block/data-cipher.js';
 import { Req, type BlockLimits, type Capabilities, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
 import { Errno, systemError } from '../../block/errors.js';
 import type { Facets, VmStateFacet } from '../../block/facets.js';
@@ -45,7 +46,7 @@ export class Qcow2Ops extends MappedFormat {
     this.#compressed = new CompressedClusters(image, this.#clusters, codec);
     this.#rawData = external && (image.header.autoclear & BigInt(Autoclear.DATA_FILE_RAW)) !== 0n;
     this.limits = {
-      requestAlignment: 1, maxTransfer: 0, maxWriteZeroes: 0, maxDiscard: 0, writeZeroesAlignment: subclusterSize, discardAlignment: clusterSize,
+      requestAlignment: image.encryption === undefined ? 1 : 512, maxTransfer: 0, maxWriteZeroes: 0, maxDiscard: 0, writeZeroesAlignment: subclusterSize, discardAlignment: clusterSize,
     };
     image.readsSettled = () => this.readsSettled();
     this.#parts = {
@@ -62,7 +63,11 @@ export class Qcow2Ops extends MappedFormat {
   }
 
   get capabilities(): Capabilities {
-    return this.image.readOnly ? readOnly : writable;
+    return this.image.readOnly ? readOnly : this.image.encryption === undefined ? writable : writableEncrypted;
+  }
+
+  protected override get cipher(): DataCipher | undefined {
+    return this.image.encryption?.cipher;
   }
 
   protected map(offset: number, length: number): LayerExtent | AskAgain {
@@ -129,8 +134,9 @@ export class Qcow2Ops extends MappedFormat {
   }
 
   override status(offset: number, length: number, wantZero: boolean): MaybePromise<LayerExtent> {
-    if (wantZero && !this.#surveyed) return this.#survey().then(() => super.status(offset, length, wantZero));
-    return super.status(offset, length, wantZero);
+    if (wantZero && !this.#surveyed) return this.#survey().then(() => this.status(offset, length, wantZero));
+    const extent = super.status(offset, length, wantZero);
+    return this.image.encryption === undefined ? extent : andThen(extent, withoutHost);
   }
 
   /**
@@ -215,7 +221,16 @@ export class Qcow2Ops extends MappedFormat {
 const writable: Capabilities = Object.freeze({
   write: true, writeFlags: Req.COMPRESSED, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'any', growsOnWrite: false,
 });
+/** What is compressed would be stored in the clear. */
+const writableEncrypted: Capabilities = Object.freeze({ ...writable, writeFlags: 0 });
 const readOnly: Capabilities = Object.freeze({ ...writable, write: false, discard: false, resize: 'none' });
+
+/** What lies at the host is not what the guest sees, nor is a hole there full of zeroes. */
+function withoutHost(extent: LayerExtent): LayerExtent {
+  if (extent.kind === 'child') return extent;
+  const { host: _host, ...rest } = extent;
+  return rest.kind === 'data' ? { ...rest, recurse: false } : rest;
+}
 
 /** Options that go on to hold when others change; sizes of caches are chosen anew each time. */
 function lasting({ 'cache-size': _combined, 'l2-cache-size': _l2, 'refcount-cache-size': _refcount, 'overlap-check.template': _template, ...rest }: Qcow2OpenOptions): Qcow2OpenOptions {

@@ -22,7 +22,8 @@ export interface Qcow2OpenOptions {
   readonly 'refcount-cache-size'?: number;
   /** Seconds. */
   readonly 'cache-clean-interval'?: number;
-  readonly encrypt?: object;
+  /** {format, 'key-secret'}. */
+  readonly encrypt?: OptionValue;
 }
 
 export const openOptions: OptionSchema<Qcow2OpenOptions> = {
