@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { memory } from '../protocol/memory/index.js';
 import { isPromise, type MaybePromise } from '../util/maybe.js';
-import { BlockOps, Perm, type BlockDriver, type Capabilities, type HostRange, type LayerExtent } from './driver.js';
+import { BlockOps, Perm, Req, type BlockDriver, type Capabilities, type HostRange, type LayerExtent } from './driver.js';
 import { BlockGraph } from './graph.js';
 import { DriverRegistry } from './registry.js';
 import type { BlockChild } from './child.js';
@@ -47,6 +47,19 @@ describe('BlockGraph', () => {
     expect(target).toEqual(data);
     await graph.close();
     expect(graph.nodes.size).toBe(0);
+  });
+
+  it.each([undefined, Req.MAY_UNMAP])('writes no zeroes out where a quick way is asked for that the driver does not know (zero flags %s)', async (zeroFlags) => {
+    const graph = graphOf();
+    const backend = await graph.openBackend({ driver: 'slow', file: { driver: 'memory', size: 4096 } });
+    await backend.write(0, new Uint8Array(4096).fill(7));
+    const { ops } = backend.node;
+    Object.assign(ops, { capabilities: { ...ops.capabilities, zeroFlags }, writeZeroes: () => { throw new Error('asked nevertheless'); } });
+    await expect((async () => backend.writeZeroes(0, 512, Req.NO_FALLBACK))()).rejects.toThrow('Operation not supported');
+    const target = new Uint8Array(4096);
+    await backend.read(0, target);
+    expect(target.every((byte) => byte === 7)).toBe(true);
+    await graph.close();
   });
 
   it('pads unaligned requests and never loses a neighbour written meanwhile', async () => {

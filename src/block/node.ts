@@ -121,6 +121,7 @@ export class BlockNode {
     this.#changed = true;
     if (this.bitmaps.size !== 0) this.#markDirty(offset, length);
     const { zeroFlags } = ops.capabilities;
+    if (zeroFlags !== undefined && (flags & Req.NO_FALLBACK & ~zeroFlags) !== 0) throw systemError(Errno.ENOTSUP, { node: this.name, op: 'writeZeroes', offset, length });
     let passed = flags & (zeroFlags ?? 0);
     if (this.settings.discard !== 'unmap') passed &= ~Req.MAY_UNMAP;
     const done = zeroFlags === undefined
