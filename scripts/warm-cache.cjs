@@ -7,10 +7,16 @@ const { load } = require('../bin/start.cjs');
 const { script, run } = load(resolve(process.argv[2]), false);
 const folder = mkdtempSync(join(tmpdir(), 'vdisk-build-'));
 const image = join(folder, 'image.qcow2');
+const plain = join(folder, 'image.raw');
 const calls = [
   ['qemu-img', 'create', '-f', 'qcow2', image, '1M'],
   ['qemu-io', '-c', 'write 0 4k', '-c', 'read 0 4k', image],
   ['qemu-img', 'info', image],
+  ['qemu-img', 'convert', '-O', 'raw', image, plain],
+  ['qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', plain, join(folder, 'copy.qcow2')],
+  ['qemu-img', 'compare', plain, image],
+  ['qemu-img', 'check', image],
+  ['qemu-img', 'map', '--output=json', image],
 ];
 const ended = new Error('ended');
 process.exit = () => { throw ended; };

@@ -91,7 +91,7 @@ class Copy {
   #total = 0;
   /** The failure nearest to the start of the disk. */
   #failure: { readonly error: unknown; readonly ticket: number } | undefined;
-  #lastTurn = performance.now();
+  #lastTurn = Date.now();
 
   constructor(plan: CopyPlan, target: BlockBackend, control: CopyControl) {
     this.#plan = plan;
@@ -110,7 +110,7 @@ class Copy {
         if (piece === undefined) break;
         this.#start(piece);
         if (this.#underWay.size >= this.#most) await Promise.race(this.#underWay);
-        else if (this.#underWay.size > 0 || performance.now() - this.#lastTurn > turnMs) await this.#turn();
+        else if (this.#underWay.size > 0 || Date.now() - this.#lastTurn > turnMs) await this.#turn();
         if (this.#control.rate) await this.#pacer.spent(this.#isWork(piece.kind) ? piece.length : 0);
       }
     } catch (error) {
@@ -130,7 +130,7 @@ class Copy {
   async #turn(): Promise<void> {
     await eventsHandled();
     this.#control.signal?.throwIfAborted();
-    this.#lastTurn = performance.now();
+    this.#lastTurn = Date.now();
   }
 
   #fail(error: unknown, ticket: number): void {

@@ -3,7 +3,6 @@ import { once } from 'node:events';
 import { closeSync, createWriteStream, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import type { BlockBackend } from '../../block/child.js';
 import { streamImage, type StreamRequest } from '../../image/stream.js';
 import { sharedGraph } from './open.js';
@@ -45,6 +44,7 @@ export async function fromStandardInput(): Promise<string> {
     fd = openSync(path, 'r+');
     rmSync(folder, { recursive: true });
     process.once('exit', () => closeSync(fd));
+    const { pipeline } = await import('node:stream/promises');
     await pipeline(process.stdin, file);
   } catch (error) {
     rmSync(folder, { recursive: true, force: true });

@@ -249,11 +249,9 @@ export class ClusterMap {
     if (!fresh) this.#checkReusable(first, spot, guest);
 
     let count = 1;
-    const entries = [first];
     for (; count < wanted; count++) {
       const entry = this.#entry(spot, spot.at + count);
       if (needsRoom(entry) !== fresh || (!fresh && entry.host !== first.host + count * clusterSize)) break;
-      entries.push(entry);
     }
     let host = first.host;
     if (fresh && external) {
@@ -265,7 +263,7 @@ export class ClusterMap {
     }
     const end = Math.min(offset + length, guest + count * clusterSize);
     const padBefore = this.#padBefore(first, fresh, inCluster);
-    const padAfter = this.#padAfter(entries[count - 1]!, fresh, end - (guest + (count - 1) * clusterSize));
+    const padAfter = this.#padAfter(this.#entry(spot, spot.at + count - 1), fresh, end - (guest + (count - 1) * clusterSize));
     if (!external) image.checkOverlap(host + inCluster - padBefore, padBefore + end - offset + padAfter);
     const visible = { start: offset - padBefore, end: end + padAfter };
     return {
@@ -348,7 +346,7 @@ export class ClusterMap {
       if (fresh && (old.kind === ClusterKind.COMPRESSED || hasPlace(old))) replaced.push(old);
       const place = host + at * clusterSize;
       const start = guest + at * clusterSize;
-      const filled = mask(Math.max(0, Math.floor((visible.start - start) / subclusterSize)),
+      const filled = !extended ? allOnes : mask(Math.max(0, Math.floor((visible.start - start) / subclusterSize)),
         Math.min(subclustersPerCluster, Math.ceil((visible.end - start) / subclusterSize)));
       const before = old.kind === ClusterKind.COMPRESSED ? 0 : old.allocated;
       const hi = (hiOf(place) | COPIED_HI) >>> 0;

@@ -16,11 +16,15 @@ export interface Entry {
 
 export const allOnes = 0xffff_ffff;
 
+/** All zero: the most frequent one while an image is filled. */
+const empty: Entry = Object.freeze({ hi: 0, lo: 0, kind: ClusterKind.UNALLOCATED, host: 0, copied: false, allocated: 0, zero: 0 });
+
 /** Entry number `at` of a table (or of a slice of one). */
 export function readEntry(view: DataView, at: number, extended: boolean, external: boolean): Entry {
   const word = extended ? at * 2 : at;
   const hi = entryHi(view, word);
   const lo = entryLo(view, word);
+  if (hi === 0 && lo === 0 && (!extended || (entryHi(view, word + 1) === 0 && entryLo(view, word + 1) === 0))) return empty;
   const kind = clusterKind(hi, lo, extended, external);
   const copied = hi >= COPIED_HI;
   if (kind === ClusterKind.COMPRESSED) return { hi, lo, kind, host: 0, copied: false, allocated: allOnes, zero: 0 };

@@ -429,10 +429,7 @@ export class Qcow2Image {
     yield* wait(file.read(header.refcountTableOffset, table));
     this.refcounts.table = viewOf(table);
     metadata.add(Structure.REFCOUNT_TABLE, header.refcountTableOffset, table.length);
-    for (let index = 0; index < this.refcounts.tableSize; index++) {
-      const offset = this.refcounts.blockOffset(index);
-      if (offset !== 0) metadata.add(Structure.REFCOUNT_BLOCK, offset, clusterSize);
-    }
+    for (const index of this.refcounts.blocks()) metadata.add(Structure.REFCOUNT_BLOCK, this.refcounts.blockOffset(index), clusterSize);
     const l1 = new Uint8Array(header.l1Size * 8);
     yield* wait(file.read(header.l1Offset, l1));
     this.l1 = viewOf(l1);

@@ -36,6 +36,8 @@ export function structureName(mask: number): string {
 export class MetadataMap {
   readonly #clusters = new Map<number, number>();
   readonly #clusterSize: number;
+  /** No metadata was ever noted from here on: where new data mostly goes. */
+  #end = 0;
 
   constructor(clusterSize: number) {
     this.#clusterSize = clusterSize;
@@ -46,6 +48,7 @@ export class MetadataMap {
     for (let cluster = Math.floor(offset / this.#clusterSize); cluster * this.#clusterSize < end; cluster++) {
       this.#clusters.set(cluster, (this.#clusters.get(cluster) ?? 0) | structure);
     }
+    this.#end = Math.max(this.#end, end);
   }
 
   remove(structure: number, offset: number, length: number): void {
@@ -59,7 +62,7 @@ export class MetadataMap {
 
   /** Structures that a range touches. */
   find(offset: number, length: number): number {
-    const end = offset + length;
+    const end = Math.min(offset + length, this.#end);
     let found = 0;
     for (let cluster = Math.floor(offset / this.#clusterSize); cluster * this.#clusterSize < end; cluster++) {
       found |= this.#clusters.get(cluster) ?? 0;
@@ -69,5 +72,6 @@ export class MetadataMap {
 
   clear(): void {
     this.#clusters.clear();
+    this.#end = 0;
   }
 }

@@ -1,5 +1,6 @@
 /** Reference counts of host clusters: reading, changing, allocating, and growth of their own tables. */
 import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
+import { isZero } from '../../platform/bytes.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { TableCache, type CachedTable } from '../../block/table-cache.js';
 import { maxRefcountTableBytes } from './header.js';
@@ -66,6 +67,16 @@ export class Refcounts {
     return index < this.tableSize ? refcountBlockOffset(entryHi(this.table, index), entryLo(this.table, index)) : 0;
   }
 
+  /** Indices of the blocks there are. Most of a table is empty. */
+  *blocks(): Generator<number, void> {
+    const bytes = new Uint8Array(this.table.buffer, this.table.byteOffset, this.table.byteLength);
+    const step = 512;
+    for (let start = 0; start < bytes.length; start += step) {
+      if (isZero(bytes, start, start + step)) continue;
+      for (let index = start / 8; index < (start + step) / 8; index++) if (this.blockOffset(index) !== 0) yield index;
+    }
+  }
+
   /** So much is pending that it should be brought to the disk. */
   get crowded(): boolean {
     return this.cache.crowded || this.#releases.size > maxReleases;
@@ -108,14 +119,13 @@ export class Refcounts {
     if (this.#reusable) yield* this.#image.settleReleases();
     const first = offset / this.#clusterSize;
     for (;;) {
-      let free = 0;
-      while (free < count && (yield* this.get(first + free)) === 0) free++;
-      let taken = 0;
+      const end = yield* this.#endOfFree(first, first + count);
+      let taken = first;
       this.#announced = undefined;
-      while (taken < free && !(yield* this.#cover(first + taken, first + taken + 1))) yield* this.#add(first + taken++, 1, 'never');
-      if (taken === free) return free;
+      while (taken < end && !(yield* this.#cover(taken, taken + 1))) taken = yield* this.#addRun(taken, end, 1, 'never');
+      if (taken === end) return end - first;
       // A new block may have taken what was free: look again.
-      while (taken > 0) yield* this.#add(first + --taken, -1, 'never');
+      while (taken > first) yield* this.#add(--taken, -1, 'never');
     }
   }
 
@@ -174,19 +184,18 @@ export class Refcounts {
   /** Counts clusters in use, up to `limit`. */
   *countUsed(limit: number): Steps<number> {
     let used = 0;
-    for (let index = 0; index < this.tableSize && used < limit; index++) {
-      const block = yield* this.#block(index);
-      if (block === undefined) continue;
-      for (let at = 0; at < this.perBlock; at++) if (readRefcount(block.bytes, at, this.#order) !== 0) used++;
+    for (const index of this.blocks()) {
+      const { bytes } = (yield* this.#block(index))!;
+      for (let at = 0; at < this.perBlock; at++) if (readRefcount(bytes, at, this.#order) !== 0) used++;
+      if (used >= limit) break;
     }
     return used;
   }
 
   /** Number of the first cluster behind the last one in use. */
   *endOfUse(): Steps<number> {
-    for (let index = this.tableSize - 1; index >= 0; index--) {
-      const block = yield* this.#block(index);
-      if (block === undefined) continue;
+    for (const index of [...this.blocks()].reverse()) {
+      const block = (yield* this.#block(index))!;
       for (let at = this.perBlock - 1; at >= 0; at--) {
         if (readRefcount(block.bytes, at, this.#order) !== 0) return index * this.perBlock + at + 1;
       }
@@ -205,33 +214,51 @@ export class Refcounts {
     return yield* this.cache.load(offset);
   }
 
-  /** {@link #add} for the clusters [first, end), undone as a whole if it fails. */
+  /** Adds `delta` to the refcounts of [first, end), undone as a whole if it fails. */
   *#addAll(first: number, end: number, delta: number, reason: FreeReason): Steps<void> {
     this.#announced = undefined;
-    for (let cluster = first; cluster < end; cluster++) {
-      try {
-        yield* this.#add(cluster, delta, reason);
-      } catch (error) {
-        for (let done = first; done < cluster; done++) yield* this.#add(done, -delta, 'never');
-        throw error;
-      }
+    let done = first;
+    try {
+      while (done < end) done = yield* this.#addRun(done, end, delta, reason);
+    } catch (error) {
+      for (let at = first; at < done;) at = yield* this.#addRun(at, done, -delta, 'never');
+      throw error;
     }
   }
 
   *#add(cluster: number, delta: number, reason: FreeReason): Steps<void> {
-    const index = Math.floor(cluster / this.perBlock);
+    yield* this.#addRun(cluster, cluster + 1, delta, reason);
+  }
+
+  /** Adds `delta` to the refcounts of those clusters of [first, end) that the same block describes, or to none. Returns the end of these. */
+  *#addRun(first: number, end: number, delta: number, reason: FreeReason): Steps<number> {
+    const index = Math.floor(first / this.perBlock);
     if (index !== this.#announced) {
       this.#announced = index;
       yield* wait(this.#image.debug('refblock_alloc'));
       yield* wait(this.#image.debug('refblock_load'));
     }
     const block = yield* this.#block(index);
-    const at = cluster % this.perBlock;
-    const count = block === undefined ? delta : readRefcount(block.bytes, at, this.#order) + delta;
-    if (block === undefined || count < 0 || count > this.max) throw systemError(Errno.EINVAL);
-    writeRefcount(block.bytes, at, this.#order, count);
+    if (block === undefined) throw systemError(Errno.EINVAL);
+    const { bytes } = block;
+    const order = this.#order;
+    const base = index * this.perBlock;
+    const stop = Math.min(end, base + this.perBlock);
+    for (let cluster = first; cluster < stop; cluster++) {
+      const count = readRefcount(bytes, cluster - base, order) + delta;
+      if (count < 0 || count > this.max) throw systemError(Errno.EINVAL);
+    }
     this.cache.dirty(block);
-    if (count !== 0) return;
+    for (let cluster = first; cluster < stop; cluster++) {
+      const count = readRefcount(bytes, cluster - base, order) + delta;
+      writeRefcount(bytes, cluster - base, order, count);
+      if (count === 0) this.#freed(cluster, reason);
+    }
+    return stop;
+  }
+
+  /** A cluster came to 0. */
+  #freed(cluster: number, reason: FreeReason): void {
     this.firstFree = Math.min(this.firstFree, cluster);
     this.#image.forgetTables(cluster * this.#clusterSize, this.#clusterSize);
     if (Math.floor(this.nextByte / this.#clusterSize) === cluster) this.nextByte = 0;
@@ -266,6 +293,18 @@ export class Refcounts {
       if (!(yield* this.#cover(first, first + count))) return first;
       this.firstFree = first;
     }
+  }
+
+  /** First cluster of [first, end) that is in use, or the end. */
+  *#endOfFree(first: number, end: number): Steps<number> {
+    for (let cluster = first; cluster < end;) {
+      const index = Math.floor(cluster / this.perBlock);
+      const block = yield* this.#block(index);
+      const stop = Math.min(end, (index + 1) * this.perBlock);
+      if (block === undefined) cluster = stop;
+      for (; cluster < stop; cluster++) if (readRefcount(block!.bytes, cluster % this.perBlock, this.#order) !== 0) return cluster;
+    }
+    return end;
   }
 
   /** First of `count` consecutive free clusters from firstFree on, which moves behind them. */

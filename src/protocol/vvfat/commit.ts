@@ -1,5 +1,5 @@
 /** Bringing to the folder what a guest made of its file system. All is read and judged before the first file changes. */
-import { chmod, mkdir, open, rename, rm, rmdir, stat, utimes } from 'node:fs/promises';
+import { promises } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { broken, FatTable } from './fat.js';
@@ -59,7 +59,7 @@ export async function commitChanges(source: CommitSource): Promise<CommitResult>
       && !entry.clusters.some((cluster) => sectorsOf(cluster).some((sector) => source.isWritten(sector)));
   };
   const changed = wanted.filter((entry) => !entry.directory && !isUnchanged(entry));
-  for (const { path, directory } of wanted) if (directory) await mkdir(path, { recursive: true });
+  for (const { path, directory } of wanted) if (directory) await promises.mkdir(path, { recursive: true });
   // Every new content is written out before the first old file, which it may be read from, is replaced.
   const finished: { readonly temporary: string; readonly entry: Wanted }[] = [];
   try {
@@ -69,7 +69,7 @@ export async function commitChanges(source: CommitSource): Promise<CommitResult>
       await store(temporary, entry, readClusters);
     }
   } catch (error) {
-    for (const { temporary } of finished) await rm(temporary, { force: true });
+    for (const { temporary } of finished) await promises.rm(temporary, { force: true });
     throw error;
   }
   for (const { temporary, entry } of finished) await replace(temporary, entry);
@@ -118,7 +118,7 @@ async function readTree({ dir, geometry, read }: CommitSource, fat: FatTable, re
 }
 
 async function store(path: string, { clusters, size }: Wanted, readClusters: (clusters: readonly number[]) => Promise<Uint8Array>): Promise<void> {
-  const file = await open(path, 'wx');
+  const file = await promises.open(path, 'wx');
   try {
     let at = 0;
     for (const cluster of clusters) {
@@ -133,18 +133,18 @@ async function store(path: string, { clusters, size }: Wanted, readClusters: (cl
 }
 
 async function replace(temporary: string, { path, modified }: Wanted): Promise<void> {
-  const old = await stat(path).catch(() => undefined);
-  if (old) await chmod(temporary, old.mode & 0o7777);
-  await utimes(temporary, modified, modified);
-  await rename(temporary, path);
+  const old = await promises.stat(path).catch(() => undefined);
+  if (old) await promises.chmod(temporary, old.mode & 0o7777);
+  await promises.utimes(temporary, modified, modified);
+  await promises.rename(temporary, path);
 }
 
 /** Files that came to the folder since are not ours to remove, nor are folders that hold some. */
 async function removeOthers(known: readonly KnownPath[], wanted: ReadonlySet<string>): Promise<void> {
   const gone = known.filter(({ path }) => !wanted.has(path));
-  for (const { path, directory } of gone) if (!directory) await rm(path, { force: true });
+  for (const { path, directory } of gone) if (!directory) await promises.rm(path, { force: true });
   const folders = gone.filter(({ directory }) => directory).sort((a, b) => b.path.length - a.path.length);
-  for (const { path } of folders) await rmdir(path).catch(() => undefined);
+  for (const { path } of folders) await promises.rmdir(path).catch(() => undefined);
 }
 
 /** A file's clusters as extents. */

@@ -1,5 +1,6 @@
 /** A FAT disk made up from a folder as it is read; what is written stays in memory until a flush brings it to the folder. */
-import { open, type FileHandle } from 'node:fs/promises';
+import { promises } from 'node:fs';
+import type { FileHandle } from 'node:fs/promises';
 import { BlockOps, type BlockLimits, type Capabilities, type LayerExtent, unlimited } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { MaybePromise } from '../../util/maybe.js';
@@ -195,7 +196,7 @@ function piecesOf(bytes: Uint8Array, sector: number): Piece {
 async function readFile({ path, offset, size }: Extent & { kind: 'file' }, at: number, target: Uint8Array): Promise<void> {
   let file: FileHandle | undefined;
   try {
-    file = await open(path, 'r');
+    file = await promises.open(path, 'r');
     let done = 0;
     const length = Math.max(0, Math.min(target.length, size - at));
     while (done < length) {

@@ -1,6 +1,6 @@
 /** A folder of the host laid out as clusters. */
 import type { Dirent } from 'node:fs';
-import { readdir, realpath, stat } from 'node:fs/promises';
+import { promises } from 'node:fs';
 import { join } from 'node:path';
 import { BlockError } from '../../block/errors.js';
 import { sectorSize, type FatGeometry } from './geometry.js';
@@ -30,13 +30,13 @@ const labelEntries = 1;
 export async function scan(dir: string): Promise<HostEntry> {
   let count = 0;
   const list = async (path: string, above: readonly string[]): Promise<HostEntry[]> => {
-    const real = await realpath(path);
+    const real = await promises.realpath(path);
     if (above.includes(real)) throw new BlockError('INVALID_ARGUMENT', `Folder ${path} contains itself`);
     const entries: HostEntry[] = [];
-    const names = (await readdir(path, { withFileTypes: true })).map((entry: Dirent) => entry.name).sort();
+    const names = (await promises.readdir(path, { withFileTypes: true })).map((entry: Dirent) => entry.name).sort();
     for (const name of names) {
       const place = join(path, name);
-      const info = await stat(place).catch(() => undefined);
+      const info = await promises.stat(place).catch(() => undefined);
       if (!info?.isFile() && !info?.isDirectory()) continue;
       if (++count > mostEntries) throw new BlockError('INVALID_ARGUMENT', `More than ${mostEntries} files in ${dir}`);
       if (info.size > longestFile && info.isFile()) throw new BlockError('INVALID_ARGUMENT', `File ${place} is larger than 4 GB, which FAT cannot hold`);
