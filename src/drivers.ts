@@ -9,6 +9,7 @@ import { cloop } from './format/cloop/index.js';
 import { dmg } from './format/dmg/index.js';
 import { luks } from './format/luks/index.js';
 import { parallels } from './format/parallels/index.js';
+import { qcow } from './format/qcow/index.js';
 import { qcow2 } from './format/qcow2/index.js';
 import { qed } from './format/qed/index.js';
 import { raw } from './format/raw/index.js';
@@ -23,7 +24,7 @@ import { nullAio, nullCo } from './protocol/null/index.js';
 import { vvfat } from './protocol/vvfat/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, bochs, cloop, copyOnRead, dmg, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow2, qed, raw, vdi, vhdx, vmdk, vpc, vvfat,
+  blkdebug, blkverify, bochs, cloop, copyOnRead, dmg, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc, vvfat,
 ];
 
 /** A registry with every driver vdisk has, each as `view` shows it. */

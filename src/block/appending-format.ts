@@ -48,8 +48,8 @@ export abstract class AppendingFormat extends MappedFormat {
   }
 
   /** Room for clusters or a table. */
-  protected reserve(bytes: number): number {
-    const offset = Math.ceil(this.end / this.alignment) * this.alignment;
+  protected reserve(bytes: number, alignment = this.alignment): number {
+    const offset = Math.ceil(this.end / alignment) * alignment;
     this.end = offset + bytes;
     return offset;
   }

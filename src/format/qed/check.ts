@@ -1,5 +1,6 @@
 /** Checking an image: every cluster is referred to once, and from within the file. */
 import type { BlockChild } from '../../block/child.js';
+import { ClusterSet } from '../../block/cluster-set.js';
 import { scanTable } from '../../block/entry-tables.js';
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { BlockError, Errno, strerror } from '../../block/errors.js';
@@ -100,31 +101,4 @@ async function mend(image: CheckedImage, { entry, kind, offset, isTable }: Findi
   setEntry(new DataView(bytes.buffer), 0, place);
   await file.write(entry, bytes);
   result.corruptionsFixed++;
-}
-
-const bitsPerPart = 8 * 65_536;
-
-/** A set of clusters, in memory only where there are any. */
-class ClusterSet {
-  readonly size: number;
-  count = 0;
-  readonly #parts = new Map<number, Uint8Array>();
-
-  constructor(size: number) {
-    this.size = size;
-  }
-
-  /** False: it was there, or is outside. */
-  add(cluster: number): boolean {
-    if (cluster >= this.size) return false;
-    const index = Math.floor(cluster / bitsPerPart);
-    let part = this.#parts.get(index);
-    if (part === undefined) this.#parts.set(index, part = new Uint8Array(bitsPerPart / 8));
-    const bit = cluster % bitsPerPart;
-    const mask = 1 << (bit & 7);
-    if ((part[bit >> 3]! & mask) !== 0) return false;
-    part[bit >> 3]! |= mask;
-    this.count++;
-    return true;
-  }
 }

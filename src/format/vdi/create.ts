@@ -17,13 +17,18 @@ export async function createVdi(target: BlockBackend, options: Readonly<Record<s
   const fixed = options['static'] === true;
   const size = Math.ceil(options.size / 512) * 512;
   const blocks = Math.ceil(size / newBlockSize);
-  const dataOffset = headerBytes + Math.ceil(blocks * entrySize / 512) * 512;
+  const dataOffset = newDataOffset(blocks);
   if (target.size > 0) await target.resize(0, { exact: false });
   await target.resize(fixed ? dataOffset + blocks * newBlockSize : dataOffset, { exact: false });
   for (let first = 0; first < blocks; first += chunkSize / entrySize) {
     await target.write(headerBytes + first * entrySize, mapChunk(first, Math.min(blocks - first, chunkSize / entrySize), fixed));
   }
   await target.write(0, newHeader({ type: fixed ? ImageType.FIXED : ImageType.DYNAMIC, size, blocks, dataOffset, uuid: newUuid(), snapshot: newUuid() }));
+}
+
+/** Where the blocks of a new image begin. */
+export function newDataOffset(blocks: number): number {
+  return headerBytes + Math.ceil(blocks * entrySize / 512) * 512;
 }
 
 function mapChunk(first: number, count: number, fixed: boolean): Uint8Array {

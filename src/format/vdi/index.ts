@@ -2,6 +2,7 @@
 import type { BlockDriver } from '../../block/driver.js';
 import { createVdi } from './create.js';
 import { probeVdi } from './header.js';
+import { measureVdi } from './measure.js';
 import { openVdi } from './open.js';
 import { createOptions } from './options.js';
 
@@ -11,7 +12,9 @@ export const vdi: BlockDriver = {
   options: {},
   createOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
+  beyondPeer: ['measure'],
   probe: probeVdi,
   open: openVdi,
   create: createVdi,
+  measure: measureVdi,
 };
