@@ -50,7 +50,8 @@ have() {
 install_peers() {
   local missing=() pair
   for pair in nbdkit:nbdkit nbdinfo:libnbd-bin nbdsh:python3-libnbd fio:fio qemu-img:qemu-utils qemu-nbd:qemu-utils \
-    qcowinfo:libqcow-utils mcopy:mtools fsck.fat:dosfstools 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl; do
+    qcowmount:libqcow-utils vhdimount:libvhdi-utils vmdkmount:libvmdk-utils fusermount:fuse cryptsetup:cryptsetup-bin bximage:bximage \
+    create_compressed_fs:cloop-utils mcopy:mtools fsck.fat:dosfstools 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl; do
     have "${pair%%:*}" || missing+=("${pair#*:}")
   done
   [ ${#missing[@]} -eq 0 ] && return
@@ -94,7 +95,7 @@ vitest_run() {
 }
 
 # The formats QEMU's own tests are run for.
-formats=(raw qcow2)
+formats=(raw qcow2 qcow qed vdi vpc vhdx vmdk parallels luks bochs cloop dmg vvfat)
 
 # iotests FORMAT SECONDS: QEMU's own suite as a black box, where it lies beside the project: the tests that need no more than image
 # tools and an NBD server. Those listed in test/iotests-exempt.FORMAT.txt (with the reason) are left out.
