@@ -108,7 +108,7 @@ async function checkBacking(graph: BlockGraph, request: CreateImageRequest, back
   if (typeof format === 'string' && !graph.drivers.get(format)) throw invalid(`Unknown backing file format '${format}'`);
   let node;
   try {
-    node = await graph.open(resolveReference(backing, request.filename), { readOnly: true, ...(typeof format === 'string' && { driver: format }) });
+    node = await graph.open(resolveReference(backing, request.filename), { readOnly: true, noIo: true, ...(typeof format === 'string' && { driver: format }) });
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
     throw new BlockError(error.code, error.message, { ...error.context, hint: 'Could not open backing image.' }, error);

@@ -68,6 +68,8 @@ export interface ImageSource {
   /** Writable, and its size may change. */
   readonly resize?: boolean | undefined;
   readonly options?: BackendOptions | undefined;
+  /** Options of the format's driver beside a plain name, dotted. */
+  readonly driverOptions?: Options | undefined;
 }
 
 /**
@@ -77,7 +79,10 @@ export interface ImageSource {
 export async function openImage(filename: string, source: ImageSource = {}): Promise<BlockBackend> {
   const spec = imageSpec(filename, source);
   try {
-    const backend = await (await sharedGraph()).openBackend(spec, openOptions(source));
+    const graph = await sharedGraph();
+    const { driverOptions } = source;
+    const backend = driverOptions === undefined || typeof spec !== 'string' ? await graph.openBackend(spec, openOptions(source))
+      : await graph.openBackend({ ...graph.toOptions(spec, source.format), ...nestOptions(driverOptions) }, openOptions(source));
     backend.writethrough = source.cache?.writethrough ?? false;
     return backend;
   } catch (error) {

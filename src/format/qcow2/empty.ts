@@ -10,7 +10,9 @@ export async function emptyImage(image: Qcow2Image, clusters: ClusterMap): Promi
   const { clusterSize, external, l2Coverage } = image.geometry;
   const l1Clusters = Math.ceil(image.header.l1Size * 8 / clusterSize);
   const fits = 3 + l1Clusters <= image.refcounts.perBlock;
-  if (image.header.version >= 3 && image.snapshots.entries.length === 0 && image.header.bitmaps === undefined && fits && !external) {
+  const { version, bitmaps, crypto } = image.header;
+  const onlyTables = image.snapshots.entries.length === 0 && bitmaps === undefined && crypto === undefined;
+  if (version >= 3 && onlyTables && fits && !external) {
     try {
       await image.exclusive(() => run(startOver(image, l1Clusters)));
     } catch (error) {

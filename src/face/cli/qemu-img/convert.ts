@@ -2,6 +2,7 @@
 import { protocolOf } from '../../../block/create.js';
 import type { BlockBackend } from '../../../block/child.js';
 import { Perm } from '../../../block/driver.js';
+import { parseKeyValues, type Options } from '../../../block/key-values.js';
 import { convertImages } from '../../../image/convert.js';
 import { createFields, creatableFormat } from '../../../image/create.js';
 import { loadSnapshot, type SnapshotReference } from '../../../image/snapshot-source.js';
@@ -132,6 +133,7 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
       backing: settings.backing,
       openTarget: () => openImage(filename, {
         format, imageOpts, cache: cacheArgument(settings.targetCache), writable: true, options: { discard: 'unmap' },
+        ...(create && { driverOptions: keySecrets(optionText) }),
       }),
       targetIsZero: settings.has('target-is-zero'),
       compress: settings.has('compress'),
@@ -186,4 +188,10 @@ async function help(format: string, filename: string | undefined): Promise<numbe
     out('\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n');
   }
   return 0;
+}
+
+/** What an image that was made encrypted needs to be opened; undefined for others. */
+function keySecrets(optionText: string | undefined): Options | undefined {
+  const secrets = [...parseKeyValues(optionText ?? '').values].filter(([name]) => name.endsWith('key-secret'));
+  return secrets.length === 0 ? undefined : Object.fromEntries(secrets);
 }
