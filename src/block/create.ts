@@ -53,6 +53,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
     const own = graph.toOptions(name, protocol.name)['filename'];
     return typeof own === 'string' ? own : name;
   };
+  format.checkCreate?.(formatOptions);
   await createFile(place(filename), fileOptions);
   const open = (name: string): Promise<BlockBackend> => graph.openBackend(graph.toOptions(name, protocol.name), { discard: 'unmap' });
   let target: BlockBackend | undefined;

@@ -258,6 +258,8 @@ export interface BlockDriver<O extends object = object> {
   createFile?(filename: string, options: Readonly<Record<string, OptionValue>>): Promise<void>;
   /** Protocols: removes it. */
   deleteFile?(filename: string): Promise<void>;
+  /** Formats: refuses create options that make no sense before a file is touched. @throws BlockError INVALID_ARGUMENT */
+  checkCreate?(options: Readonly<Record<string, OptionValue>> & { readonly size: number }): void;
   /** Formats: lays an empty image of `options.size` bytes on target, which is empty. */
   create?(target: BlockBackend, options: Readonly<Record<string, OptionValue>> & { readonly size: number }, context: CreateContext): Promise<void>;
   /** Formats: a new image that holds what source shows, as bytes in a row. Options as for create. */

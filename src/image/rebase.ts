@@ -1,5 +1,6 @@
 /** Giving an overlay another backing file, its content unchanged. */
 import type { BlockBackend, BlockChild } from '../block/child.js';
+import { BlockError } from '../block/errors.js';
 import { Req } from '../block/driver.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
@@ -66,6 +67,15 @@ async function readOrZero(backing: BlockChild | undefined, offset: number, targe
   target.fill(0, inside);
 }
 
+async function writePiece(overlay: BlockBackend, offset: number, piece: Uint8Array, compress: boolean | undefined): Promise<void> {
+  try {
+    if (isZero(piece)) await overlay.writeZeroes(offset, piece.length);
+    else await overlay.write(offset, piece, compress ? Req.COMPRESSED : 0);
+  } catch (error) {
+    throw error instanceof BlockError ? new BlockError(error.code, `Error while writing to COW image: ${error.message}`, error.context, error) : error;
+  }
+}
+
 async function writeDifferences(overlay: BlockBackend, offset: number, before: Uint8Array, after: Uint8Array, { alignment, compress }: RebaseControl): Promise<void> {
   for (let at = 0; at < before.length;) {
     let end = at;
@@ -73,8 +83,7 @@ async function writeDifferences(overlay: BlockBackend, offset: number, before: U
     end = Math.min(end, before.length);
     if (end > at) {
       const piece = before.subarray(at, end);
-      if (isZero(piece)) await overlay.writeZeroes(offset + at, piece.length);
-      else await overlay.write(offset + at, piece, compress ? Req.COMPRESSED : 0);
+      await writePiece(overlay, offset + at, piece, compress);
     }
     at = end + alignment;
   }

@@ -80,7 +80,9 @@ async function parentOf(options: OptionValues, context: CreateContext): Promise<
   const hint = options['backing_file'];
   if (typeof hint !== 'string') return { parentCid: noParent };
   if (/[\r\n]/.test(hint)) throw bad('A backing file name with line ends cannot be stored');
-  const backing = await context.openBacking(hint, typeof options['backing_fmt'] === 'string' ? options['backing_fmt'] : undefined);
+  const format = options['backing_fmt'];
+  if (format !== undefined && format !== 'vmdk') throw bad('backing_file must be a vmdk image');
+  const backing = await context.openBacking(hint, format);
   try {
     const info = backing.facet('formatInfo')?.specific();
     const cid = info?.type === 'vmdk' ? info.data['cid'] : undefined;

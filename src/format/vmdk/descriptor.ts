@@ -47,8 +47,12 @@ export function decodeText(bytes: Uint8Array): string {
   return new TextDecoder().decode(end === -1 ? bytes : bytes.subarray(0, end));
 }
 
-/** @throws BlockError CORRUPT_IMAGE where it is none or has no CID or type; UNSUPPORTED_FEATURE for disks made of devices */
-export function parseDescriptor(text: string, place: string): Descriptor {
+/**
+ * @param place name of its file
+ * @param embedded it lies in an extent
+ * @throws BlockError CORRUPT_IMAGE where it is none or has no CID or type; UNSUPPORTED_FEATURE for disks made of devices
+ */
+export function parseDescriptor(text: string, place: string, embedded: boolean): Descriptor {
   const lines = text.split(/\r?\n/);
   const values = new Map<string, string>();
   const extentLines: string[] = [];
@@ -58,9 +62,9 @@ export function parseDescriptor(text: string, place: string): Descriptor {
     else if (/^\s*(RW|RDONLY|NOACCESS)\s/i.test(line)) extentLines.push(line);
   }
   const incomplete = (): BlockError => new BlockError('CORRUPT_IMAGE', `Could not open '${place}': Invalid argument`, { errno: Errno.EINVAL });
-  if (values.size === 0) throw corrupt('invalid VMDK image descriptor');
   const cid = parseCid(values.get('cid'));
   const createType = values.get('createtype');
+  if (createType === undefined && !embedded) throw corrupt('invalid VMDK image descriptor');
   if (cid === undefined || createType === undefined) throw incomplete();
   const parentCid = values.has('parentcid') ? parseCid(values.get('parentcid')) : noParent;
   if (parentCid === undefined) throw incomplete();

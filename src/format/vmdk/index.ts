@@ -1,6 +1,6 @@
 /** Driver `vmdk`: VMware's disks. */
 import type { BlockDriver } from '../../block/driver.js';
-import { createVmdk } from './create.js';
+import { createVmdk, planDisk } from './create.js';
 import { probeDescriptor } from './descriptor.js';
 import { isCowd, isHosted } from './header.js';
 import { measureVmdk } from './measure.js';
@@ -18,6 +18,7 @@ export const vmdk: BlockDriver = {
   beyondPeer: ['measure'],
   probe: (head) => (isHosted(head) || isCowd(head) ? 100 : probeDescriptor(head)),
   open: openVmdk,
+  checkCreate: (options) => void planDisk(options.size, options),
   create: createVmdk,
   measure: measureVmdk,
 };

@@ -36,13 +36,13 @@ async function openHosted(file: BlockChild, head: Uint8Array, context: Context):
   };
   if (header.capacity === 0 && header.descriptor !== 0 && header.overhead === 0) return openDescribed(file, place, context);
   const extent = await hostedExtent(file, header, '', context);
-  const descriptor = await readDescriptor(file, place);
+  const descriptor = await readDescriptor(file, place, true);
   const backing = await openParent(descriptor, context);
   return new VmdkImage({ file, backing, descriptor, place, extents: [extent], header });
 }
 
 async function openCowd(file: BlockChild, head: Uint8Array, context: Context): Promise<VmdkImage> {
-  const descriptor = await readDescriptor(file, usualDescriptor);
+  const descriptor = await readDescriptor(file, usualDescriptor, true);
   return new VmdkImage({
     file, backing: await openParent(descriptor, context), descriptor, place: usualDescriptor, extents: [cowdExtent(file, parseCowdHeader(head), '')],
   });
@@ -50,7 +50,7 @@ async function openCowd(file: BlockChild, head: Uint8Array, context: Context): P
 
 /** A file that is all descriptor. */
 async function openDescribed(file: BlockChild, place: DescriptorPlace, context: Context): Promise<VmdkImage> {
-  const descriptor = await readDescriptor(file, place);
+  const descriptor = await readDescriptor(file, place, false);
   const extents: Extent[] = [];
   for (const [index, line] of descriptor.extents.entries()) {
     if (line.sectors > 0) extents.push(await openExtent(index, line, file, context));
@@ -58,8 +58,8 @@ async function openDescribed(file: BlockChild, place: DescriptorPlace, context: 
   return new VmdkImage({ file, backing: await openParent(descriptor, context), descriptor, place, extents });
 }
 
-async function readDescriptor(file: BlockChild, { offset, length }: DescriptorPlace): Promise<Descriptor> {
-  return parseDescriptor(decodeText(await bytesAt(file, offset, length)), file.node.filename);
+async function readDescriptor(file: BlockChild, { offset, length }: DescriptorPlace, embedded: boolean): Promise<Descriptor> {
+  return parseDescriptor(decodeText(await bytesAt(file, offset, length)), file.node.filename, embedded);
 }
 
 function openParent({ parentHint }: Descriptor, context: Context): Promise<BlockChild | undefined> {

@@ -114,16 +114,22 @@ export class VmdkOps extends MappedFormat {
       const unit = extent.grainSize ?? source.length;
       const length = Math.min(unit - within % unit, extent.size - within, source.length - done);
       const piece = source.subarray(done, done + length);
-      if (!extent.compressed) yield* this.writeHeld(offset + done, piece);
-      else if (within % unit !== 0 || (length < unit && within + length < extent.size)) throw systemError(Errno.EINVAL, { op: 'write', offset });
-      else yield* this.#storeGrain(extent, within, piece);
+      if (extent.compressed) yield* this.#storeGrain(extent, within, piece);
+      else yield* this.writeHeld(offset + done, piece);
       done += length;
     }
   }
 
   *#storeGrain(extent: VmdkImage['extents'][number], within: number, piece: Uint8Array): Steps<void> {
+    const grainSize = extent.grainSize!;
     const already = yield* settled(() => extent.map(within, piece.length));
-    if (already.kind === 'data') this.#context.report('Could not write to allocated cluster for streamOptimized', 'error');
+    if (already.kind === 'data') {
+      this.#context.report('Could not write to allocated cluster for streamOptimized', 'error');
+      throw systemError(Errno.EIO, { op: 'write', offset: within });
+    }
+    if (within % grainSize !== 0 || (piece.length < grainSize && within + piece.length < extent.size)) {
+      throw systemError(Errno.EINVAL, { op: 'write', offset: within });
+    }
     yield* extent.writeEncoded(within, piece);
   }
 

@@ -164,5 +164,5 @@ export class SparseExtent extends GrainExtent {
 
 /** Streams are written once. */
 export function alreadyStored(offset: number): BlockError {
-  return new BlockError('IO_ERROR', 'Could not write to allocated cluster for streamOptimized', { op: 'write', offset, errno: Errno.EIO });
+  return systemError(Errno.EIO, { op: 'write', offset });
 }
