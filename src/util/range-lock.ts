@@ -54,7 +54,8 @@ export class RangeLock {
     this.#held.splice(index, 1);
     for (let at = 0; at < this.#waiting.length;) {
       const waiter = this.#waiting[at]!;
-      if (this.#blocked(waiter.hold, at)) {
+      // what this hold was not in the way of still waits for others
+      if (!conflict(hold, waiter.hold) || this.#blocked(waiter.hold, at)) {
         at++;
       } else {
         this.#waiting.splice(at, 1);
