@@ -103,8 +103,7 @@ class Check {
 
   /** The rest of a block reads as zero. */
   #lengthen(end: number): void {
-    this.#image.end = Math.max(this.#image.end, end);
-    this.#image.footerMoved();
+    this.#image.extend(end);
     this.#fileEnd = Math.max(this.#fileEnd, end + footerSize);
   }
 
@@ -144,7 +143,7 @@ class Check {
       yield* wait(image.file.write(place + done, chunk));
     }
     yield* image.setEntry(block, place / sectorSize);
-    this.#fileEnd = image.end + footerSize;
+    this.#fileEnd = image.footerOffset + footerSize;
   }
 
   /** The copy in front, and the footer at the end; one of them was good enough to open the image. */
@@ -165,14 +164,14 @@ class Check {
   /** Room behind the last block that belongs to nothing. */
   *#tail(): Steps<void> {
     const image = this.#image;
-    if (image.fixedFile) return;
+    if (!image.file.node.ops.capabilities.growsOnWrite) return;
     let end = 0;
     for (const [, metadataEnd] of this.#metadata) end = Math.max(end, metadataEnd);
     for (let block = 0; block < this.#result.totalClusters; block++) {
       const entry = yield* image.loadEntry(block);
       if (entry !== absent && entry * sectorSize < this.#fileEnd) end = Math.max(end, entry * sectorSize + this.#blockBytes);
     }
-    const lost = Math.floor((image.end - end) / this.#blockBytes);
+    const lost = Math.floor((image.footerOffset - end) / this.#blockBytes);
     if (lost <= 0) return;
     const repairs = this.#options.repair !== 'none';
     this.#options.report?.(`${repairs ? 'Repairing' : 'Leaked'} ${lost} blocks behind offset ${end}`);

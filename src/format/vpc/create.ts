@@ -34,8 +34,8 @@ export function planImage(options: OptionValues & { readonly size: number }): Ne
   if (backingFile !== undefined && subformat === 'fixed') throw invalid('A fixed disk cannot have a backing file');
   if (backingFormat !== undefined && backingFormat !== 'vpc') throw invalid('The parent of a differencing disk must be a VHD');
   const blockSize = Number(options['block_size'] ?? defaultBlockSize);
-  if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 4096 || blockSize > 2 ** 28) {
-    throw invalid('Block size must be a power of two between 4k and 256M');
+  if (!Number.isInteger(Math.log2(blockSize)) || blockSize < 4096 || blockSize > 2 ** 26) {
+    throw invalid('Block size must be a power of two between 4k and 64M');
   }
   const alignment = Number(options['align_size'] ?? sectorSize);
   if (alignment === 0 || alignment % sectorSize !== 0) throw invalid('The disk size can only be aligned to a multiple of 512');

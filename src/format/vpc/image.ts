@@ -27,10 +27,10 @@ export interface ImageParts {
   readonly readOnly: boolean;
   /** Where the next block goes. */
   readonly end: number;
-  /** A footer lies there that may be overwritten once another one is behind it. */
+  /** Where the footer belongs, behind all that. */
+  readonly footerOffset: number;
+  /** It is there. */
   readonly footerInPlace: boolean;
-  /** The file cannot grow, so that its footer stays where it is. */
-  readonly fixedFile: boolean;
 }
 
 export class SparseImage {
@@ -50,9 +50,8 @@ export class SparseImage {
   bitmaps: TableCache;
   /** From here on the file reads as zero. */
   #zeroFrom: number;
+  #footerOffset: number;
   #footerInPlace: boolean;
-  /** The file cannot grow, so that its footer stays where it is. */
-  readonly fixedFile: boolean;
   /** A bit for each block whose sectors are known to be all there. */
   #full: Uint8Array;
   readonly #mutex = new Mutex();
@@ -68,8 +67,8 @@ export class SparseImage {
     this.blockSize = parts.header.blockSize;
     this.bitmapSize = bitmapSize(this.blockSize);
     this.#zeroFrom = parts.file.size;
+    this.#footerOffset = parts.footerOffset;
     this.#footerInPlace = parts.footerInPlace;
-    this.fixedFile = parts.fixedFile;
     this.#full = new Uint8Array(Math.ceil(parts.header.maxEntries / 8));
     this.table = new TableCache(pageSize, cacheBytes / pageSize, {
       load: (key, target) => this.#loadPage(key, target),
@@ -126,6 +125,11 @@ export class SparseImage {
     return entry * sectorSize + this.bitmapSize;
   }
 
+  /** Whether a block can lie there. */
+  isInside(entry: number): boolean {
+    return entry * sectorSize + this.bitmapSize + this.blockSize <= this.end;
+  }
+
   isFull(block: number): boolean {
     return (this.#full[block >> 3]! & (1 << (block & 7))) !== 0;
   }
@@ -144,9 +148,16 @@ export class SparseImage {
   /** Reserves room for a block behind everything else; returns its offset. */
   reserve(): number {
     const offset = this.end;
-    this.end += this.bitmapSize + this.blockSize;
-    this.#footerInPlace = this.fixedFile;
+    this.extend(offset + this.bitmapSize + this.blockSize);
     return offset;
+  }
+
+  /** Everything up to `end` is taken; the footer makes way. */
+  extend(end: number): void {
+    this.end = Math.max(this.end, end);
+    if (this.end <= this.#footerOffset) return;
+    this.#footerOffset = this.end;
+    this.#footerInPlace = false;
   }
 
   /** Whether the file reads as zero from there on, being longer than it ever was. */
@@ -162,7 +173,7 @@ export class SparseImage {
    */
   *flush(): Steps<void> {
     if (!this.#footerInPlace) {
-      yield* wait(this.file.write(this.end, this.footer.bytes));
+      yield* wait(this.file.write(this.#footerOffset, this.footer.bytes));
       this.#footerInPlace = true;
     }
     yield* wait(this.file.flush());
@@ -186,25 +197,25 @@ export class SparseImage {
     return this.#footerInPlace;
   }
 
-  /** Gives up what lies behind `end`; no block does. */
+  /** Where the footer belongs. */
+  get footerOffset(): number {
+    return this.#footerOffset;
+  }
+
+  /** Gives up what lies between `end`, behind which there is no block, and the footer. */
   *cutAt(end: number): Steps<void> {
     yield* this.flush();
-    if (this.fixedFile || end >= this.end) return;
-    this.end = end;
     yield* wait(this.file.write(end, this.footer.bytes));
     yield* wait(this.file.flush());
     yield* wait(this.file.resize(end + footerSize));
+    this.end = end;
+    this.#footerOffset = end;
     this.#zeroFrom = this.file.size;
-  }
-
-  /** The footer has to be written again, at the end. */
-  footerMoved(): void {
-    this.#footerInPlace = false;
   }
 
   /** Replaces both copies of the footer, the one in front last: it is what counts. */
   *writeFooter(footer: Footer): Steps<void> {
-    yield* wait(this.file.write(this.fixedFile ? this.file.size - footerSize : this.end, footer.bytes));
+    yield* wait(this.file.write(this.#footerOffset, footer.bytes));
     yield* wait(this.file.flush());
     yield* wait(this.file.write(0, footer.bytes));
     yield* wait(this.file.flush());

@@ -15,7 +15,7 @@ import { decodeLocator, fromWindows, parentCandidates, usableLocators } from './
 import { SparseOps } from './ops.js';
 import { diskSize, type VpcOpenOptions } from './options.js';
 
-const largestBlock = 256 * 1024 * 1024;
+const largestBlock = 64 * 1024 * 1024;
 const scanChunk = 256 * 1024;
 
 export async function openVpc(context: OpenContext<VpcOpenOptions>): Promise<BlockOps> {
@@ -27,16 +27,22 @@ export async function openVpc(context: OpenContext<VpcOpenOptions>): Promise<Blo
     return new FixedOps(file, footer, size);
   }
   const header = await readDynamicHeader(file, footer, size);
-  const blocksEnd = await scanTable(file, header, context.mode.check);
-  const { growsOnWrite } = file.node.ops.capabilities;
-  const fixedFile = !growsOnWrite && file.node.driver.kind !== 'format';
+  const blocksEnd = Math.max(await scanTable(file, header, context.mode.check), await otherMetadataEnd(file, header));
   const parent = footer.type === DiskType.DIFFERENCING ? await openParent(context, file, header) : undefined;
+  // A device's footer stays at its end.
+  const lastSector = footerInPlace || !mayGrow(file);
+  const tail = Math.max(blocksEnd, lastSector ? footerOffset(file.size) : roundUp(file.size, sectorSize));
+  // Less room than for a block may hold what we do not know of.
+  const room = tail - blocksEnd >= bitmapSize(header.blockSize) + header.blockSize;
   const image = new SparseImage({
-    file, footer, header, size, parent: parent?.child, readOnly: context.readOnly, footerInPlace, fixedFile,
-    // Whatever else somebody put behind the blocks stays, unless the file has a size of its own.
-    end: fixedFile ? blocksEnd : footerInPlace ? footerOffset(file.size) : roundUp(file.size, sectorSize),
+    file, footer, header, size, parent: parent?.child, readOnly: context.readOnly, end: room ? blocksEnd : tail, footerOffset: tail,
+    footerInPlace: footerInPlace && blocksEnd <= footerOffset(file.size),
   });
   return new SparseOps(image, parent?.name);
+}
+
+function mayGrow({ node }: BlockChild): boolean {
+  return node.ops.capabilities.growsOnWrite || node.driver.kind !== 'protocol';
 }
 
 /** Where a file has its footer if it has one: footers of 511 bytes are the same with their last byte left out. */
@@ -69,7 +75,7 @@ export async function findFooter(file: BlockChild, damaged: boolean): Promise<{ 
 
 async function readDynamicHeader(file: BlockChild, footer: Footer, size: number): Promise<DynamicHeader> {
   const bytes = new Uint8Array(dynamicHeaderSize);
-  if (footer.dataOffset! + dynamicHeaderSize <= file.size) await file.read(footer.dataOffset!, bytes);
+  if (footer.dataOffset! < file.size) await file.read(footer.dataOffset!, bytes);
   const header = parseDynamicHeader(bytes);
   const { blockSize, maxEntries, tableOffset } = header;
   if (blockSize < sectorSize || !Number.isInteger(Math.log2(blockSize))) throw corrupt(`Invalid block size ${blockSize}`);
@@ -81,11 +87,15 @@ async function readDynamicHeader(file: BlockChild, footer: Footer, size: number)
   return header;
 }
 
-/** Where the last block ends. @throws BlockError where blocks lie outside the file, or on top of the headers (but for a check) */
+/**
+ * Where the last block ends. `damaged`: blocks at impossible places are passed over, for a check to find.
+ * @throws BlockError CORRUPT_IMAGE where blocks lie outside the file, or on top of the headers
+ */
 async function scanTable(file: BlockChild, header: DynamicHeader, damaged: boolean): Promise<number> {
   const { blockSize, maxEntries, tableOffset } = header;
   const blockBytes = bitmapSize(blockSize) + blockSize;
   const tableEnd = tableOffset + tableSize(maxEntries);
+  const fileEnd = roundUp(file.size, sectorSize);
   let end = tableEnd;
   for (let done = 0; done < maxEntries * 4; done += scanChunk) {
     const chunk = new Uint8Array(Math.min(scanChunk, maxEntries * 4 - done));
@@ -95,15 +105,25 @@ async function scanTable(file: BlockChild, header: DynamicHeader, damaged: boole
       const entry = view.getUint32(at);
       if (entry === absent) continue;
       const offset = entry * sectorSize;
-      if (damaged) continue;
-      if (offset < footerSize + dynamicHeaderSize || (offset < tableEnd && offset + blockBytes > tableOffset)) {
-        throw corrupt(`Block ${(done + at) / 4} lies in the image's headers; the image must be checked`);
-      }
-      end = Math.max(end, offset + blockBytes);
+      const onHeaders = offset < footerSize + dynamicHeaderSize || (offset < tableEnd && offset + blockBytes > tableOffset);
+      if (!onHeaders && offset + blockBytes <= fileEnd) end = Math.max(end, offset + blockBytes);
+      else if (!damaged) throw onHeaders ? corrupt(`Block ${(done + at) / 4} lies on the image's headers`) : truncated();
     }
   }
-  if (end > roundUp(file.size, sectorSize)) throw truncated();
   return end;
+}
+
+/** Where the parent's names end, and the map of full blocks that XenServer keeps behind the table. */
+async function otherMetadataEnd(file: BlockChild, header: DynamicHeader): Promise<number> {
+  const ends = header.locators.filter(({ length, offset }) => length > 0 && offset + length <= file.size).map(({ offset, space, length }) => offset + Math.max(space, length));
+  const tableEnd = header.tableOffset + tableSize(header.maxEntries);
+  const batmap = new Uint8Array(sectorSize);
+  if (tableEnd + sectorSize <= file.size) await file.read(tableEnd, batmap);
+  if (new TextDecoder('latin1').decode(batmap.subarray(0, 8)) === 'tdbatmap') {
+    const view = viewOf(batmap);
+    ends.push(Number(view.getBigUint64(8)) + view.getUint32(16) * sectorSize);
+  }
+  return roundUp(Math.max(0, ...ends.filter((end) => end <= file.size)), sectorSize);
 }
 
 function truncated(): BlockError {

@@ -57,6 +57,7 @@ export class SparseOps extends MappedFormat {
       const run = image.absentRun(block, Math.ceil((within + length) / clusterSize));
       return this.#missing(Math.min(length, run * clusterSize - within));
     }
+    if (!image.isInside(entry)) throw misplaced(block, entry);
     const here = Math.min(length, clusterSize - within);
     if (image.isFull(block)) return this.#data(entry, within, here);
     const bits = image.bitmaps.get(block * image.bitmapSize)?.bytes;
@@ -139,7 +140,9 @@ export class SparseOps extends MappedFormat {
     const within = offset - block * clusterSize;
     const run = Math.min(length, clusterSize - within);
     const entry = yield* image.loadEntry(block);
-    return entry === absent ? yield* this.#newBlock(block, within, run) : this.#moreOfBlock(block, entry, within, run);
+    if (entry === absent) return yield* this.#newBlock(block, within, run);
+    if (!image.isInside(entry)) throw misplaced(block, entry);
+    return this.#moreOfBlock(block, entry, within, run);
   }
 
   /** Sectors of a block that has its place. */
@@ -203,6 +206,11 @@ export class SparseOps extends MappedFormat {
       if (!(error instanceof BlockError) || error.code !== 'NOT_SUPPORTED') throw error;
     }
   }
+}
+
+/** Only an image opened for a check has such blocks. */
+function misplaced(block: number, entry: number): BlockError {
+  return new BlockError('CORRUPT_IMAGE', `Block ${block} at offset ${entry * sectorSize} lies outside the image`, { errno: Errno.EIO });
 }
 
 /** The bitmap of a block that is all there. */

@@ -81,10 +81,7 @@ function* moveTable(image: SparseImage, entries: number): Steps<void> {
     if (old > 0) yield* wait(file.read(header.tableOffset + done, chunk.subarray(0, old)));
     yield* wait(file.write(place + done, chunk));
   }
-  if (place === image.end) {
-    image.end += length;
-    image.footerMoved();
-  }
+  image.extend(place + length);
   yield* image.flush();
   const next = changedDynamicHeader(header.bytes, { tableOffset: place, maxEntries: entries });
   yield* wait(file.write(footer.dataOffset!, next.bytes));
@@ -107,7 +104,7 @@ function* shrink(image: SparseImage, size: number): Steps<void> {
   image.forget(image.header.maxEntries);
   const end = endWithout(freed, image);
   yield* image.writeFooter(footerForSize(image.footer, size));
-  if (end < image.end) yield* image.cutAt(end);
+  if (end < image.end && image.footerOffset === image.end) yield* image.cutAt(end);
 }
 
 /** Where the file could end: the last blocks of all may have been given up. */
