@@ -6,6 +6,7 @@ import { isCowd, isHosted } from './header.js';
 import { measureVmdk } from './measure.js';
 import { openVmdk } from './open.js';
 import { createOptions } from './options.js';
+import { streamVmdk } from './stream-image.js';
 
 export const vmdk: BlockDriver = {
   name: 'vmdk',
@@ -20,5 +21,6 @@ export const vmdk: BlockDriver = {
   open: openVmdk,
   checkCreate: (options) => void planDisk(options.size, options),
   create: createVmdk,
+  stream: streamVmdk,
   measure: measureVmdk,
 };
