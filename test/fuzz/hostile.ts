@@ -36,13 +36,20 @@ export async function seedImage(format: string, options: Record<string, string |
 
 const interesting = [0, 1, 2, 3, 7, 8, 31, 0x7f, 0x80, 0xff, 0x200, 0xfffe, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff];
 
-/** A copy with a few fields overwritten, most of them in the first `headerBytes`, or cut short. */
-function damage(image: Uint8Array, headerBytes: number, random: () => number): Uint8Array {
+/** A part of an image that is worth damaging. */
+export interface Target {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** A copy with a few fields overwritten, most of them in the targets, or cut short. */
+function damage(image: Uint8Array, targets: readonly Target[], random: () => number): Uint8Array {
   let copy = image.slice();
   const view = new DataView(copy.buffer);
   for (let n = 1 + Math.floor(random() * 4); n > 0; n--) {
-    const inHeader = random() < 0.6;
-    const at = Math.floor(random() * ((inHeader ? headerBytes : copy.length) - 8)) & ~3;
+    const inTarget = random() < 0.6;
+    const { offset, length } = inTarget ? targets[targets.length === 1 ? 0 : Math.floor(random() * targets.length)]! : { offset: 0, length: copy.length };
+    const at = offset + (Math.floor(random() * (length - 8)) & ~3);
     const value = random() < 0.7 ? interesting[Math.floor(random() * interesting.length)]! : Math.floor(random() * 2 ** 32);
     if (random() < 0.5) view.setUint32(at, value, random() < 0.5);
     else copy[at + Math.floor(random() * 8)] = value & 0xff;
@@ -84,10 +91,24 @@ async function attempt<T>(step: () => T | Promise<T>): Promise<T | undefined> {
   }
 }
 
-/** Damages the seed in `count` ways; each must be survived within 10 s of processor time and 256 MiB. `writable` false: only opened read-only. */
-export async function surviveHostile(driver: BlockDriver, seed: Uint8Array, count: number, { headerBytes = 160, writable = true } = {}): Promise<void> {
+export interface HostileOptions {
+  /** Most damage is done in the first so many bytes … */
+  readonly headerBytes?: number;
+  /** … or, instead, in one of these parts. */
+  readonly targets?: readonly Target[];
+  /** False: only opened read-only. */
+  readonly writable?: boolean;
+  /** Makes checksums right again, so that what they protect is looked at. */
+  readonly mend?: (image: Uint8Array) => void;
+}
+
+/** Damages the seed in `count` ways; each must be survived within 10 s of processor time and 256 MiB. */
+export async function surviveHostile(
+  driver: BlockDriver, seed: Uint8Array, count: number,
+  { headerBytes = 160, targets = [{ offset: 0, length: headerBytes }], writable = true, mend }: HostileOptions = {}): Promise<void> {
   for (let n = 0; n < count; n++) {
-    const image = damage(seed, headerBytes, seededRandom(n * 4 + 1));
+    const image = damage(seed, targets, seededRandom(n * 4 + 1));
+    mend?.(image);
     const started = process.cpuUsage();
     const before = process.memoryUsage();
     try {

@@ -4,11 +4,12 @@ import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
 import { MiB } from './header.js';
 import type { VhdxImage } from './image.js';
-import { bitmapBlockSize, entryCount, entrySize, placeOf, readEntry, State, stateOf } from './tables.js';
+import { bitmapBlockSize, entryCount, entrySize, invalidEntry, placeOf, readEntry, State, stateOf } from './tables.js';
 
-/** An entry that refers to the file. */
+/** An entry that refers to the file, or makes no sense. */
 export interface TableEntry {
   readonly index: number;
+  readonly state: number;
   readonly place: number;
   /** Bytes of the file that the guest or its bitmap need, and all that belong to the block. */
   readonly needed: number;
@@ -17,7 +18,7 @@ export interface TableEntry {
   readonly block: number | undefined;
 }
 
-/** All entries that refer to the file. */
+/** All entries that refer to the file or make no sense. */
 export function* tableEntries(image: VhdxImage, visit: (entry: TableEntry) => void, signal?: AbortSignal): Steps<void> {
   const { bat, geometry: { blockSize, chunkRatio }, size, hasParent } = image;
   const total = entryCount(image.geometry, size, hasParent);
@@ -30,17 +31,22 @@ export function* tableEntries(image: VhdxImage, visit: (entry: TableEntry) => vo
     for (let at = 0; at < count; at++) {
       const entry = readEntry(view, at);
       const state = stateOf(entry);
-      if (state < State.FULLY_PRESENT) continue;
+      if (state < State.FULLY_PRESENT && state !== invalidEntry) continue;
       const index = first + at;
       const chunk = Math.floor(index / (chunkRatio + 1));
       const isBitmap = index - chunk * (chunkRatio + 1) === chunkRatio;
       if (isBitmap && !hasParent) continue;
       const block = index - chunk;
       visit(isBitmap
-        ? { index, place: placeOf(entry), needed: bitmapBlockSize, length: bitmapBlockSize, block: undefined }
-        : { index, place: placeOf(entry), needed: Math.min(blockSize, size - block * blockSize), length: blockSize, block });
+        ? { index, state, place: placeOf(entry), needed: bitmapBlockSize, length: bitmapBlockSize, block: undefined }
+        : { index, state, place: placeOf(entry), needed: Math.min(blockSize, size - block * blockSize), length: blockSize, block });
     }
   }
+}
+
+/** Whether it says where a block lies; who reads others gets an error. */
+export function isMeaningful({ state }: TableEntry, hasParent: boolean): boolean {
+  return state !== invalidEntry && (state !== State.PARTIALLY_PRESENT || hasParent);
 }
 
 interface Range {
@@ -110,11 +116,14 @@ function* check(image: VhdxImage, { repair, report, reportError, signal }: Check
   const bad: { readonly entry: TableEntry; readonly misplaced: boolean }[] = [];
   yield* tableEntries(image, (entry) => {
     let faults = 0;
-    for (const fault of entryFaults(image, entry, reserved)) {
+    if (!isMeaningful(entry, image.hasParent)) {
+      reportError?.(`VHDX BAT entry ${entry.index} has the invalid state ${entry.state}`);
+      faults++;
+    } else for (const fault of entryFaults(image, entry, reserved)) {
       reportError?.(fault);
       faults++;
     }
-    const shared = entry.place < image.fileSize && occupancy.claim(entry);
+    const shared = faults === 0 && occupancy.claim(entry);
     if (shared) {
       reportError?.(`VHDX BAT entry ${entry.index} refers to offset ${entry.place}, where another block lies`);
       faults++;
@@ -138,12 +147,12 @@ function* check(image: VhdxImage, { repair, report, reportError, signal }: Check
 /** More than these are mended by another run. */
 const maxRepairs = 65_536;
 
-/** What lies behind the end of the file is lost: it becomes zero. What lies where others do is copied away. */
-function* mend(image: VhdxImage, { index, place, length, block }: TableEntry, misplaced: boolean): Steps<void> {
+/** What lies behind the end of the file, or nobody knows where, is lost: it becomes zero. What lies where others do is copied away. */
+function* mend(image: VhdxImage, entry: TableEntry, misplaced: boolean): Steps<void> {
+  const { index, state, place, length, block } = entry;
   const { file } = image;
   yield* image.announceChange();
-  const state = stateOf(yield* image.loadEntry(index));
-  if (place >= image.fileSize) {
+  if (place >= image.fileSize || !isMeaningful(entry, image.hasParent)) {
     yield* image.setEntry(index, block === undefined ? State.NOT_PRESENT : State.ZERO);
     return;
   }

@@ -3,7 +3,7 @@ import type { BlockChild } from '../../block/child.js';
 import type { OpenContext } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
-import { entryFaults, overlap, overlapText, reservedRanges, tableEntries } from './check.js';
+import { entryFaults, isMeaningful, overlap, overlapText, reservedRanges, tableEntries } from './check.js';
 import { nilGuid } from './guid.js';
 import {
   batGuid, currentCopy, headerOffsets, headerSize, metadataGuid, MiB, parseRegionTable, probeVhdx, regionTableOffsets, regionTableSize, type Region,
@@ -112,6 +112,7 @@ function* lookOver(image: VhdxImage, { mode, report }: OpenContext<object>): Ste
   let end = Math.max(...reserved.map(({ offset, length }) => offset + length));
   yield* tableEntries(image, (entry) => {
     const { place, length } = entry;
+    if (!isMeaningful(entry, image.hasParent)) return;
     if (place + length > end) end = place + length;
     if (mode.check) return;
     for (const fault of entryFaults(image, entry, reserved)) {
