@@ -19,7 +19,7 @@ await build({
   minify: true,
   banner: { js: 'const bundleUrl=require("node:url").pathToFileURL(__filename).href;' },
   define: { 'import.meta.url': 'bundleUrl' },
-  external: ['koffi', '@bokuweb/zstd-wasm'],
+  external: ['koffi', '@bokuweb/zstd-wasm', 'hash-wasm'],
   supported: { 'dynamic-import': false },
   logLevel: 'warning',
 });

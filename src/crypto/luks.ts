@@ -4,18 +4,24 @@ import type { OptionValue } from '../block/options.js';
 import { findPassphrase, type FindObject } from '../platform/secrets.js';
 import { chooseCipher } from './cipher-names.js';
 import { createLuks1, openLuks1, type NewLuks1 } from './luks1.js';
-import { isLuks, luks1HeaderSize, luksVersion } from './luks1-header.js';
+import { isLuks, luks1HeaderSize, luks1Size, luksVersion } from './luks1-header.js';
+import { createLuks2, luks2Size, openLuks2, type NewLuks2 } from './luks2.js';
+import { keyBytes } from './sector-cipher.js';
 import type { AmendKeys, HeaderStore, LuksVolume, UnlockedVolume } from './luks-volume.js';
 
 type OptionValues = Readonly<Record<string, OptionValue>>;
 
-/** Reads and checks the header. @throws BlockError with the peer's texts */
-export async function openLuks(store: HeaderStore, { detached = false } = {}): Promise<LuksVolume> {
+/**
+ * Reads and checks the header. `detached`: the payload is in another file. `newest`: the highest version that the place allows.
+ * @throws BlockError with the peer's texts
+ */
+export async function openLuks(store: HeaderStore, { detached = false, newest = 2 } = {}): Promise<LuksVolume> {
   const head = new Uint8Array(luks1HeaderSize);
   await store.read(0, head.subarray(0, Math.min(head.length, store.size)));
   if (!isLuks(head)) throw new BlockError('NOT_THIS_FORMAT', 'Volume is not in LUKS format', { errno: Errno.EINVAL });
   const version = luksVersion(head);
   if (version === 1) return openLuks1(store, detached);
+  if (version === 2 && newest >= 2) return openLuks2(store, detached);
   throw new BlockError('UNSUPPORTED_FEATURE', `LUKS version ${version} is not supported`, { errno: Errno.ENOTSUP });
 }
 
@@ -37,7 +43,32 @@ export function createLuks(options: OptionValues, prefix: string, find: FindObje
   const given = cipherOptions(options, prefix);
   const passphrase = findPassphrase(requireSecret(options[`${prefix}key-secret`], `${prefix}key-secret`), find);
   const iterTime = options[`${prefix}iter-time`];
-  return createLuks1({ ...given, passphrase, iterTime: typeof iterTime === 'number' ? iterTime : undefined, detached });
+  const common = { ...given, passphrase, iterTime: typeof iterTime === 'number' ? iterTime : undefined, detached };
+  return luksVersionOption(options, prefix) === 1 ? createLuks1(common) : createLuks2({ ...common, ...luks2Options(options, prefix) });
+}
+
+/** Bytes that a new volume takes before its payload. @throws BlockError */
+export function headerSize(options: OptionValues, prefix: string): number {
+  const { cipher } = cipherOptions(options, prefix);
+  return luksVersionOption(options, prefix) === 1 ? luks1Size(keyBytes(cipher)) : luks2Size;
+}
+
+function luksVersionOption(options: OptionValues, prefix: string): 1 | 2 {
+  const version = options[`${prefix}version`] ?? 1;
+  if (version !== 1 && version !== 2) throw notAccepted('version', version);
+  return version;
+}
+
+function luks2Options(options: OptionValues, prefix: string): Pick<NewLuks2, 'sectorSize' | 'kdf'> {
+  const sectorSize = options[`${prefix}sector-size`] ?? 512;
+  const kdf = options[`${prefix}kdf`] ?? 'argon2id';
+  if (sectorSize !== 512 && sectorSize !== 1024 && sectorSize !== 2048 && sectorSize !== 4096) throw notAccepted('sector-size', sectorSize);
+  if (kdf !== 'argon2id' && kdf !== 'argon2i' && kdf !== 'pbkdf2') throw notAccepted('kdf', kdf);
+  return { sectorSize, kdf };
+}
+
+function notAccepted(option: string, value: OptionValue): BlockError {
+  return new BlockError('INVALID_ARGUMENT', `Parameter '${option}' does not accept value '${String(value)}'`);
 }
 
 /** The cipher that create options mean. @throws BlockError */
@@ -64,7 +95,7 @@ export function amendOptions(options: OptionValues, prefix: string, find: FindOb
   };
   const state = value('state');
   if (state === undefined) throw new BlockError('INVALID_ARGUMENT', "Parameter 'state' is missing");
-  if (state !== 'active' && state !== 'inactive') throw new BlockError('INVALID_ARGUMENT', `Parameter 'state' does not accept value '${String(state)}'`);
+  if (state !== 'active' && state !== 'inactive') throw notAccepted('state', state);
   const [newPassphrase, oldPassphrase, keyslot, iterTime] = [passphrase('new-secret'), passphrase('old-secret'), number('keyslot'), number('iter-time')];
   return {
     state, force,

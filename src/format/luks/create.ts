@@ -2,9 +2,7 @@
 import type { BlockBackend, BlockChild } from '../../block/child.js';
 import type { CreateContext, MeasureResult } from '../../block/driver.js';
 import type { OptionValue } from '../../block/options.js';
-import { cipherOptions, createLuks, requireSecret } from '../../crypto/luks.js';
-import { luks1Size } from '../../crypto/luks1-header.js';
-import { keyBytes } from '../../crypto/sector-cipher.js';
+import { createLuks, headerSize, requireSecret } from '../../crypto/luks.js';
 
 type OptionValues = Readonly<Record<string, OptionValue>>;
 
@@ -21,6 +19,6 @@ export async function createLuksImage(target: BlockBackend, options: OptionValue
 export function measureLuks(source: BlockChild | undefined, options: OptionValues & { readonly size?: number }): Promise<MeasureResult> {
   requireSecret(options['key-secret'], 'key-secret');
   const size = source?.size ?? options.size ?? 0;
-  const bytes = luks1Size(keyBytes(cipherOptions(options, '').cipher)) + Math.ceil(size / 512) * 512;
+  const bytes = headerSize(options, '') + Math.ceil(size / 512) * 512;
   return Promise.resolve({ required: bytes, fullyAllocated: bytes });
 }

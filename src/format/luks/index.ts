@@ -1,4 +1,4 @@
-/** Driver `luks`: Linux Unified Key Setup, version 1; header and payload in one file, or apart. */
+/** Driver `luks`: Linux Unified Key Setup, versions 1 and 2; header and payload in one file, or apart. */
 import type { BlockDriver } from '../../block/driver.js';
 import { BlockError, Errno, strerror } from '../../block/errors.js';
 import { openLuks, unlockLuks } from '../../crypto/luks.js';

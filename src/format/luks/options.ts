@@ -21,6 +21,9 @@ export const createOptions: CreateSchema = {
   'hash-alg': { type: 'string', help: 'Name of encryption hash algorithm' },
   'iter-time': { type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
   'detached-header': { type: 'boolean', help: 'Create a detached LUKS header' },
+  'version': { type: 'number', help: 'LUKS version (1 or 2)', beyondPeer: true },
+  'sector-size': { type: 'number', help: 'Encryption sector size of LUKS2 (512 to 4096)', beyondPeer: true },
+  'kdf': { type: 'string', help: 'Key derivation of LUKS2 (argon2id, argon2i, pbkdf2)', beyondPeer: true },
 };
 
 export const luksAmendOptions: CreateSchema = {

@@ -5,10 +5,8 @@ import type { CreateContext, OpenContext } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import type { CreateSchema, OptionValue } from '../../block/options.js';
 import { dataCipher, legacyCipher } from '../../crypto/data-cipher.js';
-import { amendOptions, cipherOptions, createLuks, openLuks, requireSecret, unlockLuks } from '../../crypto/luks.js';
-import { luks1Size } from '../../crypto/luks1-header.js';
+import { amendOptions, cipherOptions, createLuks, headerSize, openLuks, requireSecret, unlockLuks } from '../../crypto/luks.js';
 import type { HeaderStore, LuksVolume, UnlockedVolume } from '../../crypto/luks-volume.js';
-import { keyBytes } from '../../crypto/sector-cipher.js';
 import { findPassphrase } from '../../platform/secrets.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { CryptMethod, type Qcow2Header } from './header.js';
@@ -71,7 +69,7 @@ export function encryptionFormat(options: OptionValues): 'aes' | 'luks' | undefi
 
 /** Bytes of the LUKS header that create options come to, 0 for other images. @throws BlockError */
 export function encryptionHeaderSize(options: OptionValues): number {
-  return encryptionFormat(options) === 'luks' ? luks1Size(keyBytes(cipherOptions(options, prefix).cipher)) : 0;
+  return encryptionFormat(options) === 'luks' ? headerSize(options, prefix) : 0;
 }
 
 /** Reads what the image says of its encryption, and unlocks it unless it was opened for information only. @throws BlockError */
@@ -86,7 +84,7 @@ export async function openEncryption(file: BlockChild, header: Qcow2Header, cont
   const option = 'encrypt.key-secret';
   if (format === 'aes') return { format, ...(!noIo && { cipher: legacyCipher(requireSecret(secret, option), context.object) }) };
   if (format === undefined) return undefined;
-  const volume = await openLuks(headerStore(file, header));
+  const volume = await openLuks(headerStore(file, header), { newest: 1 });
   if (noIo) return { format, volume };
   const unlocked = await unlockLuks(volume, secret, option, context.object);
   return { format, volume, unlocked, cipher: dataCipher(unlocked.cipher, 'host') };

@@ -1,0 +1,337 @@
+/** LUKS2 volumes: opening and unlocking them, changing their keyslots, making them. */
+import { BlockError, Errno } from '../block/errors.js';
+import type { OptionValue } from '../block/options.js';
+import { argon2, type Argon2Cost } from '../platform/argon2.js';
+import { digest, digestSize, equalSecrets, pbkdf2, pbkdf2Rate, randomBytes, randomUuid } from '../platform/cryptography.js';
+import { merge, split } from './anti-forensic.js';
+import { describeCipher, modeName, type ChosenCipher } from './cipher-names.js';
+import { defaultIterTime } from './luks1.js';
+import { stripeCount } from './luks1-header.js';
+import {
+  checksumField, checksumOf, luks2BinarySize, luks2HeaderSizes, outlineLuks2, parseLuks2, serialiseLuks2, type JsonObject, type Luks2Header,
+} from './luks2-header.js';
+import {
+  corrupt, encodeBytes, list, objectIn, parseEncryption, readDigest, readKeyslot, readSegment, refuseRequirements, type Kdf, type Luks2Keyslot,
+  type Luks2Segment,
+} from './luks2-metadata.js';
+import type { AmendKeys, HeaderStore, LuksVolume, UnlockedVolume } from './luks-volume.js';
+import { keyBytes as keyBytesOf, sectorCipher, sectorUnit, type SectorCipher } from './sector-cipher.js';
+
+/** As many as the format has room for. */
+const keyslotCount = 32;
+const saltSize = 32;
+const areaAlignment = 4096;
+const fewestIterations = 1000;
+const newHeaderSize = 16 * 1024;
+/** Bytes before the payload of a new volume. */
+export const luks2Size = 16 * 1024 * 1024;
+
+/** Finds the newer of the two copies that are whole. @throws BlockError */
+export async function openLuks2(store: HeaderStore, detached: boolean): Promise<Luks2Volume> {
+  const copies: Luks2Header[] = [];
+  for (const offset of [0, ...luks2HeaderSizes]) {
+    const copy = await readCopy(store, offset);
+    if (copy === undefined) continue;
+    copies.push(copy);
+    if (offset !== 0) break;
+  }
+  const header = copies.reduce<Luks2Header | undefined>((best, copy) => (best !== undefined && best.sequence >= copy.sequence ? best : copy), undefined);
+  if (header === undefined) throw corrupt('Both copies of the LUKS2 header are damaged');
+  refuseRequirements(header.metadata);
+  return new Luks2Volume(store, header, detached);
+}
+
+async function readCopy(store: HeaderStore, offset: number): Promise<Luks2Header | undefined> {
+  if (offset + luks2BinarySize > store.size) return undefined;
+  const binary = new Uint8Array(luks2BinarySize);
+  await store.read(offset, binary);
+  const outline = outlineLuks2(binary, offset);
+  if (outline === undefined || offset + outline.size > store.size) return undefined;
+  const { size, checksumAlgorithm } = outline;
+  const length = digestSize(checksumAlgorithm);
+  if (length === undefined) return undefined;
+  const bytes = new Uint8Array(size);
+  await store.read(offset, bytes);
+  const sum = checksumOf(bytes, (content) => digest(checksumAlgorithm, content));
+  return equalSecrets(sum, checksumField(bytes).subarray(0, length)) ? parseLuks2(bytes) : undefined;
+}
+
+export interface NewLuks2 extends ChosenCipher {
+  readonly passphrase: Uint8Array;
+  /** Milliseconds to spend on a guess of the passphrase. */
+  readonly iterTime?: number | undefined;
+  readonly detached: boolean;
+  readonly sectorSize: number;
+  readonly kdf: Kdf['type'];
+}
+
+/** Header and key material of a new volume with one keyslot: the bytes up to its payload. */
+export async function createLuks2({ cipher, hash, passphrase, iterTime, detached, sectorSize, kdf }: NewLuks2): Promise<Uint8Array> {
+  const masterKey = randomBytes(keyBytesOf(cipher));
+  sectorCipher(cipher, masterKey, sectorSize);
+  const salt = randomBytes(saltSize);
+  const length = digestSize(hash)!;
+  const iterations = Math.max(fewestIterations, Math.floor(pbkdf2Rate(hash, length) / 8));
+  const metadata: JsonObject = {
+    keyslots: {}, tokens: {},
+    segments: {
+      0: { type: 'crypt', offset: String(detached ? 0 : luks2Size), size: 'dynamic', iv_tweak: '0', encryption: `aes-${modeName(cipher)}`, sector_size: sectorSize },
+    },
+    digests: {
+      0: {
+        type: 'pbkdf2', keyslots: [], segments: ['0'], hash, iterations, salt: encodeBytes(salt),
+        digest: encodeBytes(await pbkdf2(hash, masterKey, salt, iterations, length)),
+      },
+    },
+    config: { json_size: String(newHeaderSize - luks2BinarySize), keyslots_size: String(luks2Size - 2 * newHeaderSize) },
+  };
+  const image = new Uint8Array(luks2Size);
+  const store: HeaderStore = {
+    size: luks2Size,
+    read: (offset, target) => target.set(image.subarray(offset, offset + target.length)),
+    write: (offset, source) => image.set(source, offset),
+    flush: () => undefined,
+  };
+  const header: Luks2Header = { size: newHeaderSize, sequence: 0n, label: '', checksumAlgorithm: 'sha256', uuid: randomUuid(), subsystem: '', metadata };
+  await new Luks2Volume(store, header, detached).activate('0', passphrase, masterKey, { hash, iterTime, kdf });
+  return image;
+}
+
+interface NewKeyslot {
+  readonly hash: string;
+  readonly iterTime: number | undefined;
+  readonly kdf: Kdf['type'];
+}
+
+export class Luks2Volume implements LuksVolume {
+  readonly #store: HeaderStore;
+  readonly #detached: boolean;
+  readonly #segment: Luks2Segment;
+  #header: Luks2Header;
+
+  /** @throws BlockError where the metadata cannot be used */
+  constructor(store: HeaderStore, header: Luks2Header, detached: boolean) {
+    this.#detached = detached;
+    this.#store = store;
+    this.#header = header;
+    this.#segment = readSegment(header.metadata);
+    readDigest(header.metadata);
+  }
+
+  get payloadOffset(): number {
+    return this.#segment.offset;
+  }
+
+  get payloadSize(): number | undefined {
+    return this.#segment.size;
+  }
+
+  get sectorSize(): number {
+    return this.#segment.sectorSize;
+  }
+
+  info(): Readonly<Record<string, OptionValue>> {
+    const { uuid, label, metadata } = this.#header;
+    const { hash, iterations } = readDigest(metadata);
+    const keyslots = this.#keyslots();
+    const [first] = keyslots;
+    return {
+      'version': 2,
+      ...(first === undefined ? {} : describeCipher(parseEncryption(this.#segment.encryption, first.keyBytes))),
+      'sector-size': this.sectorSize, 'hash-alg': hash, 'detached-header': this.#detached, uuid,
+      ...(label !== '' && { label }),
+      'payload-offset': this.payloadOffset, 'master-key-iters': iterations,
+      slots: keyslots.map(({ id, offset, stripes, kdf }) => ({
+        active: true, keyslot: Number(id), 'key-offset': offset, stripes, kdf: kdf.type,
+        ...(kdf.type === 'pbkdf2' ? { iters: kdf.iterations } : { iters: kdf.time, memory: kdf.memory, cpus: kdf.lanes }),
+      })),
+    };
+  }
+
+  /** Those that hold the key of the data. */
+  #keyslots(): Luks2Keyslot[] {
+    const { metadata } = this.#header;
+    return readDigest(metadata).keyslots.flatMap((id) => readKeyslot(metadata, id) ?? []);
+  }
+
+  async unlock(passphrase: Uint8Array): Promise<UnlockedVolume | undefined> {
+    const usable = this.#keyslots().filter(({ priority }) => priority > 0).sort((a, b) => b.priority - a.priority);
+    for (const keyslot of usable) {
+      const masterKey = await this.#open(keyslot, passphrase);
+      if (masterKey === undefined) continue;
+      return { cipher: this.#dataCipher(masterKey), amend: (change) => this.#amend(masterKey, change) };
+    }
+    return undefined;
+  }
+
+  #dataCipher(masterKey: Uint8Array): SectorCipher {
+    const { encryption, sectorSize, firstSector } = this.#segment;
+    const cipher = sectorCipher(parseEncryption(encryption, masterKey.length), masterKey, sectorSize);
+    if (firstSector === 0) return cipher;
+    return {
+      encrypt: (sector, source, target) => cipher.encrypt(firstSector + sector, source, target),
+      decrypt: (sector, source, target) => cipher.decrypt(firstSector + sector, source, target),
+    };
+  }
+
+  async #open({ keyBytes, stripes, hash, offset, areaKeyBytes, cipher, kdf }: Luks2Keyslot, passphrase: Uint8Array): Promise<Uint8Array | undefined> {
+    const material = new Uint8Array(Math.ceil(keyBytes * stripes / sectorUnit) * sectorUnit);
+    if (offset + material.length > this.#store.size) return undefined;
+    const key = await deriveKey(passphrase, kdf, areaKeyBytes);
+    await this.#store.read(offset, material);
+    sectorCipher(cipher, key).decrypt(0, material, material);
+    const masterKey = merge(material.subarray(0, keyBytes * stripes), stripes, hash);
+    const expected = readDigest(this.#header.metadata);
+    const found = await pbkdf2(expected.hash, masterKey, expected.salt, expected.iterations, expected.digest.length);
+    return equalSecrets(found, expected.digest) ? masterKey : undefined;
+  }
+
+  /** Stores the master key under a passphrase, in room of its own: key material first, durably, then the metadata. */
+  async activate(id: string, passphrase: Uint8Array, masterKey: Uint8Array, { hash, iterTime, kdf: type }: NewKeyslot): Promise<void> {
+    const { metadata } = this.#header;
+    const size = Math.ceil(masterKey.length * stripeCount / areaAlignment) * areaAlignment;
+    const offset = this.#freeArea(size);
+    const kdf = newKdf(type, hash, masterKey.length, iterTime);
+    const { encryption } = this.#segment;
+    const material = new Uint8Array(Math.ceil(masterKey.length * stripeCount / sectorUnit) * sectorUnit);
+    material.set(split(masterKey, stripeCount, hash));
+    const key = await deriveKey(passphrase, kdf, masterKey.length);
+    sectorCipher(parseEncryption(encryption, masterKey.length), key).encrypt(0, material, material);
+    await this.#store.write(offset, material);
+    await this.#store.flush();
+    const keyslot = {
+      type: 'luks2', key_size: masterKey.length, af: { type: 'luks1', stripes: stripeCount, hash },
+      area: { type: 'raw', offset: String(offset), size: String(size), encryption, key_size: masterKey.length }, kdf: writtenKdf(kdf),
+    };
+    await this.#change({ ...objectIn(metadata, 'keyslots'), [id]: keyslot }, (ids) => [...ids.filter((other) => other !== id), id]);
+  }
+
+  /** Both copies, one after the other: whichever is whole after a crash tells of one state or the other. */
+  async #change(keyslots: JsonObject, assigned: (ids: readonly string[]) => readonly string[]): Promise<void> {
+    const { metadata, sequence } = this.#header;
+    const [segmentId] = Object.keys(objectIn(metadata, 'segments'));
+    const digests = Object.fromEntries(Object.entries(objectIn(metadata, 'digests') as Record<string, JsonObject>).map(([id, entry]) =>
+      [id, list(entry['segments']).includes(segmentId!) ? { ...entry, keyslots: assigned(list(entry['keyslots'])) } : entry]));
+    const header: Luks2Header = { ...this.#header, sequence: sequence + 1n, metadata: { ...metadata, keyslots, digests } };
+    for (const second of [true, false]) {
+      const bytes = serialiseLuks2(header, second, randomBytes(64));
+      checksumField(bytes).set(checksumOf(bytes, (content) => digest(header.checksumAlgorithm, content)));
+      await this.#store.write(second ? header.size : 0, bytes);
+      await this.#store.flush();
+    }
+    this.#header = header;
+  }
+
+  /** Room among the key material. @throws BlockError NO_SPACE */
+  #freeArea(size: number): number {
+    const { metadata, size: headerSize } = this.#header;
+    const start = 2 * headerSize;
+    const limit = start + Number(objectIn(metadata, 'config')['keyslots_size']);
+    const taken = Object.values(objectIn(metadata, 'keyslots') as Record<string, JsonObject>).map((keyslot) => {
+      const area = objectIn(keyslot, 'area');
+      return { from: Number(area['offset']), to: Number(area['offset']) + Number(area['size']) };
+    }).sort((a, b) => a.from - b.from);
+    let at = start;
+    for (const { from, to } of taken) {
+      if (at + size <= from) break;
+      at = Math.max(at, Math.ceil(to / areaAlignment) * areaAlignment);
+    }
+    if (!(at + size <= limit)) throw new BlockError('NO_SPACE', "Can't add a keyslot - there is no room for its key material", { errno: Errno.ENOSPC });
+    return at;
+  }
+
+  /** Overwrites the key material, then takes the keyslot away. */
+  async #erase(id: string): Promise<void> {
+    const { metadata } = this.#header;
+    const keyslot = readKeyslot(metadata, id);
+    if (keyslot !== undefined && keyslot.offset + keyslot.size <= this.#store.size) {
+      await this.#store.write(keyslot.offset, randomBytes(keyslot.size));
+      await this.#store.flush();
+    }
+    const { [id]: _erased, ...rest } = objectIn(metadata, 'keyslots');
+    await this.#change(rest, (ids) => ids.filter((other) => other !== id));
+  }
+
+  async #amend(masterKey: Uint8Array, { state, keyslot, newPassphrase, oldPassphrase, iterTime, force }: AmendKeys): Promise<void> {
+    const keyslots = this.#keyslots();
+    const taken = Object.keys(objectIn(this.#header.metadata, 'keyslots'));
+    if (keyslot !== undefined && (keyslot < 0 || keyslot >= keyslotCount)) {
+      throw invalid(`Invalid keyslot ${keyslot >>> 0} specified, must be between 0 and ${keyslotCount - 1}`);
+    }
+    if (state === 'active') {
+      if (newPassphrase === undefined) throw invalid("'new-secret' is required to activate a keyslot");
+      if (oldPassphrase !== undefined) throw invalid("'old-secret' must not be given when activating keyslots");
+      const id = keyslot === undefined ? Array.from({ length: keyslotCount }, (_, index) => String(index)).find((each) => !taken.includes(each)) : String(keyslot);
+      if (id === undefined) throw invalid("Can't add a keyslot - all keyslots are in use");
+      if (taken.includes(id) && !force) throw invalid(`Refusing to overwrite active keyslot ${id} - please erase it first`);
+      const { hash, kdf } = keyslots[0] ?? { hash: 'sha256', kdf: { type: 'argon2id' as const } };
+      const replaced = readKeyslot(this.#header.metadata, id);
+      await this.activate(id, newPassphrase, masterKey, { hash, iterTime, kdf: kdf.type });
+      // the new key material has room of its own: what it replaces is wiped once it is in force
+      if (replaced !== undefined) await this.#store.write(replaced.offset, randomBytes(replaced.size));
+      return;
+    }
+    if (newPassphrase !== undefined) throw invalid("'new-secret' must not be given when erasing keyslots");
+    if (iterTime !== undefined) throw invalid("'iter-time' must not be given when erasing keyslots");
+    for (const id of await this.#toErase(keyslots, keyslot, oldPassphrase, force)) await this.#erase(id);
+  }
+
+  async #toErase(keyslots: readonly Luks2Keyslot[], index: number | undefined, oldPassphrase: Uint8Array | undefined, force: boolean): Promise<readonly string[]> {
+    if (index !== undefined) {
+      const keyslot = keyslots.find(({ id }) => id === String(index));
+      if (oldPassphrase !== undefined && (keyslot === undefined || (await this.#open(keyslot, oldPassphrase)) === undefined)) {
+        throw invalid(`Given keyslot ${index} doesn't contain the given old password for erase operation`);
+      }
+      if (keyslot === undefined) {
+        if (force) return [];
+        throw invalid(`Given keyslot ${index} is already erased (inactive) `);
+      }
+      if (!force && keyslots.length === 1) {
+        throw invalid(`Attempt to erase the only active keyslot ${index} which will erase all the data in the image irreversibly - refusing operation`);
+      }
+      return [keyslot.id];
+    }
+    if (oldPassphrase === undefined) {
+      throw invalid('To erase keyslot(s), either explicit keyslot index or the password currently contained in them must be given');
+    }
+    const matching: string[] = [];
+    for (const keyslot of keyslots) if ((await this.#open(keyslot, oldPassphrase)) !== undefined) matching.push(keyslot.id);
+    if (matching.length === 0) throw invalid('No keyslots match given (old) password for erase operation');
+    if (!force && matching.length === keyslots.length) {
+      throw invalid('All the active keyslots match the (old) password that was given and erasing them will erase all the data in the image '
+        + 'irreversibly - refusing operation');
+    }
+    return matching;
+  }
+}
+
+function deriveKey(passphrase: Uint8Array, kdf: Kdf, length: number): Promise<Uint8Array> {
+  if (kdf.type === 'pbkdf2') return pbkdf2(kdf.hash, passphrase, kdf.salt, kdf.iterations, length);
+  return argon2(passphrase, kdf.salt, kdf, length);
+}
+
+/** KiB that a pass gets through in a second, on an ordinary machine. */
+const argon2MemoryPerSecond = 512 * 1024;
+
+function newKdf(type: Kdf['type'], hash: string, length: number, iterTime: number | undefined): Kdf {
+  const salt = randomBytes(saltSize);
+  const time = iterTime === undefined || iterTime === 0 ? defaultIterTime : iterTime;
+  if (type === 'pbkdf2') {
+    const rounds = Math.ceil(length / digestSize(hash)!);
+    return { type, hash, iterations: Math.max(fewestIterations, Math.floor(pbkdf2Rate(hash, digestSize(hash)!) * time / 1000 / rounds)), salt };
+  }
+  const passes = 4;
+  const memory = Math.min(1024 * 1024, Math.max(32 * 1024, Math.floor(argon2MemoryPerSecond * time / 1000 / passes)));
+  return { type, time: passes, memory, lanes: 1, salt };
+}
+
+function writtenKdf(kdf: Kdf): JsonObject {
+  const salt = encodeBytes(kdf.salt);
+  if (kdf.type === 'pbkdf2') return { type: kdf.type, salt, hash: kdf.hash, iterations: kdf.iterations };
+  const { type, time, memory, lanes }: Argon2Cost = kdf;
+  return { type, salt, time, memory, cpus: lanes };
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: Errno.EINVAL });
+}
