@@ -84,7 +84,9 @@ class Copy {
   readonly #pacer: RatePacer;
   readonly #order = new WriteOrder();
   readonly #buffers: Uint8Array[] = [];
-  readonly #underWay = new Set<Promise<void>>();
+  #underWay = 0;
+  /** Tells run() that a piece has ended. */
+  #wake: (() => void) | undefined;
   #readsWait = false;
   #next = 0;
   #done = 0;
@@ -109,14 +111,14 @@ class Copy {
         const piece = isPromise(taken) ? await taken : taken;
         if (piece === undefined) break;
         this.#start(piece);
-        if (this.#underWay.size >= this.#most) await Promise.race(this.#underWay);
-        else if (this.#underWay.size > 0 || Date.now() - this.#lastTurn > turnMs) await this.#turn();
+        if (this.#underWay >= this.#most) await this.#oneEnded();
+        else if (this.#underWay > 0 || Date.now() - this.#lastTurn > turnMs) await this.#turn();
         if (this.#control.rate) await this.#pacer.spent(this.#isWork(piece.kind) ? piece.length : 0);
       }
     } catch (error) {
       this.#fail(error, Infinity);
     }
-    await Promise.all(this.#underWay);
+    while (this.#underWay > 0) await this.#oneEnded();
     if (this.#failure !== undefined) throw this.#failure.error;
   }
 
@@ -146,8 +148,20 @@ class Copy {
       return this.#fail(error, piece.ticket);
     }
     if (!isPromise(done)) return;
-    const waited: Promise<void> = done.catch((error: unknown) => this.#fail(error, piece.ticket)).then(() => void this.#underWay.delete(waited));
-    this.#underWay.add(waited);
+    this.#underWay++;
+    done.then(this.#ended, (error: unknown) => {
+      this.#fail(error, piece.ticket);
+      this.#ended();
+    });
+  }
+
+  readonly #ended = (): void => {
+    this.#underWay--;
+    this.#wake?.();
+  };
+
+  #oneEnded(): Promise<void> {
+    return new Promise((resolve) => { this.#wake = resolve; });
   }
 
   /** How much there is to do, for the progress. */

@@ -14,8 +14,30 @@ import { isPromise, type MaybePromise } from './maybe.js';
 export type Steps<T> = Generator<Promise<unknown>, T, unknown>;
 
 /** The value, waited for only if it is a promise. */
-export function* wait<T>(value: MaybePromise<T>): Steps<T> {
-  return isPromise(value) ? (yield value) as T : value;
+export function wait<T>(value: MaybePromise<T>): Steps<T> {
+  return isPromise(value) ? suspended(value) : new Ready(value) as unknown as Steps<T>;
+}
+
+function* suspended<T>(promise: Promise<T>): Steps<T> {
+  return (yield promise) as T;
+}
+
+/** Steps that are done when they begin, as nearly all waiting is; its own result, for it costs less than a generator. */
+class Ready<T> implements IteratorReturnResult<T> {
+  readonly done = true;
+  readonly value: T;
+
+  constructor(value: T) {
+    this.value = value;
+  }
+
+  [Symbol.iterator](): this {
+    return this;
+  }
+
+  next(): this {
+    return this;
+  }
 }
 
 /** Runs the steps to their end; synchronously up to the first promise. */

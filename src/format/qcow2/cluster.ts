@@ -4,6 +4,7 @@ import { Req, type LayerExtent } from '../../block/driver.js';
 import { Errno, systemError } from '../../block/errors.js';
 import type { Allocation, AskAgain, HostRun } from '../../block/mapped-format.js';
 import type { MaybePromise } from '../../util/maybe.js';
+import { isZero } from '../../platform/bytes.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import type { CachedTable } from '../../block/table-cache.js';
 import { allOnes, hasPlace, highestBit, lowestBit, mask, needsRoom, readEntry, writeEntry, type Entry } from './entry.js';
@@ -248,7 +249,7 @@ export class ClusterMap {
     const fresh = needsRoom(first);
     if (!fresh) this.#checkReusable(first, spot, guest);
 
-    let count = 1;
+    let count = this.#areVacant(spot, wanted) ? wanted : 1;
     for (; count < wanted; count++) {
       const entry = this.#entry(spot, spot.at + count);
       if (needsRoom(entry) !== fresh || (!fresh && entry.host !== first.host + count * clusterSize)) break;
@@ -340,6 +341,11 @@ export class ClusterMap {
     yield* image.markDirty();
     const spot = yield* this.#spotForWriting(guest);
     const replaced: Entry[] = [];
+    if (!extended && this.#areVacant(spot, count)) {
+      const { view } = spot.slice;
+      for (let at = 0, place = host; at < count; at++, place += clusterSize) setEntry(view, spot.at + at, (hiOf(place) | COPIED_HI) >>> 0, loOf(place));
+      return image.l2.dirty(spot.slice);
+    }
     let changed = false;
     for (let at = 0; at < count; at++) {
       const old = this.#entry(spot, spot.at + at);
@@ -355,6 +361,12 @@ export class ClusterMap {
     if (!changed) return;
     image.l2.dirty(spot.slice);
     for (const old of replaced) yield* this.#giveUp(old, 'never');
+  }
+
+  /** Whether `count` entries from the spot on are all zero. */
+  #areVacant({ slice, at }: Spot, count: number): boolean {
+    const { l2EntrySize } = this.#image.geometry;
+    return isZero(slice.bytes, at * l2EntrySize, (at + count) * l2EntrySize);
   }
 
   /** Frees what an entry referred to. */
@@ -384,7 +396,7 @@ export class ClusterMap {
     if (l1Index >= image.header.l1Size) yield* image.growL1(l1Index + 1);
     const index = Math.floor((offset % l2Coverage) / clusterSize);
     const table = entryHi(image.l1, l1Index) >= COPIED_HI ? image.l2Offset(l1Index) : yield* this.#makeTable(l1Index, index);
-    const slice = yield* image.loadSlice(table, index);
+    const slice = image.l2.get(image.sliceOffset(table, index)) ?? (yield* image.loadSlice(table, index));
     return { table, slice, at: index % sliceEntries, index };
   }
 

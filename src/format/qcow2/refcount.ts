@@ -211,7 +211,7 @@ export class Refcounts {
       throw this.#image.signalCorruption(
         `Refblock offset ${hex(offset)} unaligned (reftable index: ${hex(index)})`, { fatal: true });
     }
-    return yield* this.cache.load(offset);
+    return this.cache.get(offset) ?? (yield* this.cache.load(offset));
   }
 
   /** Adds `delta` to the refcounts of [first, end), undone as a whole if it fails. */
@@ -244,16 +244,16 @@ export class Refcounts {
     const order = this.#order;
     const base = index * this.perBlock;
     const stop = Math.min(end, base + this.perBlock);
-    for (let cluster = first; cluster < stop; cluster++) {
-      const count = readRefcount(bytes, cluster - base, order) + delta;
-      if (count < 0 || count > this.max) throw systemError(Errno.EINVAL);
+    for (let at = first - base; at < stop - base; at++) {
+      const count = readRefcount(bytes, at, order) + delta;
+      if (count < 0 || count > this.max) {
+        while (--at >= first - base) writeRefcount(bytes, at, order, readRefcount(bytes, at, order) - delta);
+        throw systemError(Errno.EINVAL);
+      }
+      writeRefcount(bytes, at, order, count);
     }
     this.cache.dirty(block);
-    for (let cluster = first; cluster < stop; cluster++) {
-      const count = readRefcount(bytes, cluster - base, order) + delta;
-      writeRefcount(bytes, cluster - base, order, count);
-      if (count === 0) this.#freed(cluster, reason);
-    }
+    if (delta < 0) for (let at = first - base; at < stop - base; at++) if (readRefcount(bytes, at, order) === 0) this.#freed(base + at, reason);
     return stop;
   }
 
@@ -320,12 +320,22 @@ export class Refcounts {
         cluster += free;
         continue;
       }
+      const missing = count - found;
+      if (cluster + missing <= end && this.#allFree(block, cluster % this.perBlock, missing)) {
+        cluster += missing;
+        break;
+      }
       for (; cluster < end && found < count; cluster++) {
         found = readRefcount(block.bytes, cluster % this.perBlock, this.#order) === 0 ? found + 1 : 0;
       }
     }
     this.firstFree = cluster;
     return cluster - count;
+  }
+
+  /** Whether it is seen at a glance that `count` refcounts from number `first` of a block on are 0. */
+  #allFree({ bytes }: CachedTable, first: number, count: number): boolean {
+    return this.#order >= 3 && isZero(bytes, first * 2 ** (this.#order - 3), (first + count) * 2 ** (this.#order - 3));
   }
 
   /** Makes sure that blocks cover the clusters [first, end). True if one had to be made: what was free may be in use now. */
