@@ -5,6 +5,7 @@ import { Perm } from '../../../block/driver.js';
 import { parseKeyValues, type Options } from '../../../block/key-values.js';
 import { convertImages } from '../../../image/convert.js';
 import { createFields, creatableFormat } from '../../../image/create.js';
+import { optimiseLater } from '../../../platform/compiler.js';
 import { loadSnapshot, type SnapshotReference } from '../../../image/snapshot-source.js';
 import { CliError, out, removeOnInterrupt, setQuiet, warn } from '../output.js';
 import { cacheArgument, openImage, sharedGraph } from '../open.js';
@@ -16,6 +17,8 @@ import { joinOptionLists, snapshotArgument, VerbOptions } from './options.js';
 
 const defaultMinSparse = 4096;
 const largestMinSparse = 16 << 20;
+/** Copying that much takes long enough for the engine to optimise what it runs, and is mostly done by the kernel. */
+const longCopy = 64 << 20;
 
 class Settings {
   format: string | undefined;
@@ -126,6 +129,7 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
   const format = imageOpts ? undefined : settings.targetFormat ?? 'raw';
   let finished = (): void => undefined;
   const tell = settings.has('quiet') ? undefined : warn;
+  if (!settings.has('compress') && sources.some(({ size }) => size >= longCopy)) optimiseLater();
   try {
     await convertImages(await sharedGraph(), {
       sources,
