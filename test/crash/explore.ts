@@ -79,7 +79,7 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
   const spec = { driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions };
   await setup.driver.create!(target, { ...setup.createOptions, size: setup.size }, {
     filename: 'recorded', createFile: () => Promise.reject(new Error('no second file')),
-    openBacking: setup.parent?.open ?? (() => Promise.reject(new Error('no parent'))), warn: () => undefined,
+    openBacking: setup.parent?.open ?? (() => Promise.reject(new Error('no parent'))), object: () => undefined, warn: () => undefined,
     openTarget: async () => {
       await target.close();
       return graph.openBackend(spec, { discard: 'unmap' });

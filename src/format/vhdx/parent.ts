@@ -24,10 +24,12 @@ export function linkageOf(dataWriteGuid: string): string {
   return `{${dataWriteGuid}}`;
 }
 
-/** The locator of a new disk whose parent has that name and content. */
+/** The locator of a new disk whose parent has that name and content. A relative name stands for the absolute one, too: libvhdi looks there only. */
 export function newLocator(filename: string, dataWriteGuid: string): ReadonlyMap<string, string> {
-  const path = filename.startsWith('/') ? ['absolute_win32_path', filename] as const : ['relative_path', `.\\${filename.replaceAll('/', '\\')}`] as const;
-  return new Map([[linkageKey, linkageOf(dataWriteGuid)], path]);
+  const entries = new Map([[linkageKey, linkageOf(dataWriteGuid)]]);
+  if (filename.startsWith('/')) return entries.set('absolute_win32_path', filename);
+  const relative = `.\\${filename.replaceAll('/', '\\')}`;
+  return entries.set('relative_path', relative).set('absolute_win32_path', relative);
 }
 
 /** Opens the parent, through the gate; undefined where the user left it out. */
