@@ -129,7 +129,7 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
   const format = imageOpts ? undefined : settings.targetFormat ?? 'raw';
   let finished = (): void => undefined;
   const tell = settings.has('quiet') ? undefined : warn;
-  if (!settings.has('compress') && sources.some(({ size }) => size >= longCopy)) optimiseLater();
+  if (sources.some(({ size }) => size >= longCopy)) optimiseLater();
   try {
     await convertImages(await sharedGraph(), {
       sources,
