@@ -183,7 +183,8 @@ class Walker implements Walk {
           this.#corruption(`ERROR offset=${entryOffset(hi, lo).toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`);
         }
         const zero = kind === ClusterKind.ZERO_ALLOCATED || (extended && allocatedBits === 0);
-        await this.#cluster(tableOffset, index, entryOffset(hi, lo), zero ? { zeroBits } : undefined, fragments);
+        const repaired = this.#cluster(tableOffset, index, entryOffset(hi, lo), zero ? { zeroBits } : undefined, fragments);
+        if (repaired !== undefined) await repaired;
       }
     }
   }
@@ -210,9 +211,9 @@ class Walker implements Walk {
   }
 
   /** One allocated cluster at host offset `offset`; `hidden`: none of its content is visible. */
-  async #cluster(
+  #cluster(
     tableOffset: number, index: number, offset: number, hidden: { readonly zeroBits: number } | undefined, fragments: { next: number } | undefined,
-  ): Promise<void> {
+  ): Promise<void> | undefined {
     const { image, result } = this.#job;
     const { clusterSize } = image.geometry;
     const aligned = offset % clusterSize === 0;
@@ -220,10 +221,10 @@ class Walker implements Walk {
       const repair = this.#repair && this.#job.repairErrors;
       this.#corruption(`${repair ? 'Repairing' : 'ERROR'} offset=${offset.toString(16)}: Preallocated cluster is not properly aligned; L2 entry corrupted.`);
       if (repair) {
-        await this.#dropPlace(tableOffset, index, hidden.zeroBits);
-        result.corruptions--;
-        result.corruptionsFixed++;
-        return;
+        return this.#dropPlace(tableOffset, index, hidden.zeroBits).then(() => {
+          result.corruptions--;
+          result.corruptionsFixed++;
+        });
       }
     } else if (!aligned) {
       this.#corruption(`ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`);
@@ -234,6 +235,7 @@ class Walker implements Walk {
       fragments.next = offset + clusterSize;
     }
     if (image.dataFile === image.file) this.#count(offset, clusterSize);
+    return undefined;
   }
 
   /** Replaces an L2 entry by one without a place; it reads as before. */
