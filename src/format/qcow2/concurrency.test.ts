@@ -52,7 +52,7 @@ async function openSlowly(options: Record<string, string | number | boolean>, si
   const keeper = await graph.openBackend({ driver: 'memory', 'node-name': 'store' }, { take: 0 });
   const store = graph.attach(keeper.node, { take: Perm.ALL, share: Perm.ALL });
   await qcow2.create!(store, { ...options, size }, {
-    filename: 'memory', createFile: () => Promise.reject(new Error('no file')), openTarget: async (extra = {}) => {
+    filename: 'memory', createFile: () => Promise.reject(new Error('no file')), openBacking: () => Promise.reject(new Error('no backing')), object: () => undefined, openTarget: async (extra = {}) => {
       await store.close();
       return graph.openBackend({ driver: 'qcow2', file: 'store', ...extra });
     }, warn: () => undefined,
