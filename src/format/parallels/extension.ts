@@ -1,6 +1,6 @@
 /** The format extension: a cluster that describes what else the image holds. Of all features only dirty bitmaps are known. */
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
-import { BlockError, Errno, strerror } from '../../block/errors.js';
+import { BlockError, Errno } from '../../block/errors.js';
 import { md5 } from '../../platform/digest.js';
 import { wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
@@ -12,6 +12,7 @@ const bitmapMagic = 0x2038_5fae_252c_b34an;
 const clusterHeaderSize = 24;
 const featureHeaderSize = 24;
 const bitmapHeaderSize = 32;
+const largestExtension = 64 << 20;
 /** Whoever does not know the feature must leave the image alone. */
 const necessary = 1n;
 /** Entries of a bitmap's table: 0 all clean, 1 all dirty, else the sector where its piece lies. */
@@ -71,15 +72,15 @@ export function* reservePlaces(image: ParallelsImage): Steps<void> {
 }
 
 function* readFeatures(image: ParallelsImage): Steps<Feature[]> {
-  const cluster = new Uint8Array(image.clusterSize);
-  try {
-    yield* wait(image.file.read(image.header.extensionOffset * sectorSize, cluster));
-  } catch (error) {
-    throw corrupt('Failed to read Format Extension cluster', error);
-  }
-  const view = viewOf(cluster);
-  const magic = view.byteLength >= clusterHeaderSize ? view.getBigUint64(0, true) : 0n;
+  const offset = image.header.extensionOffset * sectorSize;
+  const head = new Uint8Array(8);
+  yield* wait(image.file.read(offset, head));
+  const magic = viewOf(head).getBigUint64(0, true);
   if (magic !== extensionMagic) throw corrupt(`Wrong parallels Format Extension magic: 0x${magic.toString(16)}, expected: 0x${extensionMagic.toString(16)}`);
+  if (image.clusterSize > largestExtension || offset + image.clusterSize > image.file.size) throw corrupt('Failed to read Format Extension cluster');
+  const cluster = new Uint8Array(image.clusterSize);
+  yield* wait(image.file.read(offset, cluster));
+  const view = viewOf(cluster);
   const sum = md5(cluster.subarray(clusterHeaderSize));
   if (sum.some((byte, index) => byte !== cluster[8 + index])) {
     throw corrupt('Wrong checksum in Format Extension header. Format extension is corrupted.');
@@ -124,7 +125,7 @@ function parseBitmap(data: Uint8Array, image: ParallelsImage): BitmapFeature {
 function* loadBitmap({ name, granularity, table }: BitmapFeature, image: ParallelsImage): Steps<DirtyBitmap> {
   const bitmap = new DirtyBitmap({ name, granularity, size: image.size });
   const { clusterSize, file } = image;
-  const piece = new Uint8Array(Math.min(clusterSize, bitmap.storedBytes));
+  const piece = new Uint8Array(Math.min(clusterSize, bitmap.storedBytes, file.size));
   for (let index = 0; index * 8 < table.byteLength; index++) {
     const sector = table.getBigUint64(index * 8, true);
     if (sector === 0n) continue;
@@ -148,6 +149,6 @@ function uuid(bytes: Uint8Array): string {
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join('-');
 }
 
-function corrupt(message: string, cause?: unknown): BlockError {
-  return new BlockError('CORRUPT_IMAGE', message || strerror(Errno.EINVAL), { errno: Errno.EINVAL }, cause);
+function corrupt(message: string): BlockError {
+  return new BlockError('CORRUPT_IMAGE', message, { errno: Errno.EINVAL });
 }

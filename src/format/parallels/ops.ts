@@ -11,6 +11,9 @@ import { storedBitmaps } from './bitmaps.js';
 import { checkParallels, prepareWriting } from './check.js';
 import type { ParallelsImage } from './image.js';
 
+/** Clusters looked at for one answer. */
+const mostClusters = 1 << 16;
+
 export class ParallelsOps extends MappedFormat {
   readonly clusterSize: number;
   override readonly limits: BlockLimits;
@@ -67,10 +70,13 @@ export class ParallelsOps extends MappedFormat {
     const { clusterSize } = this;
     const first = Math.floor(offset / clusterSize);
     const inCluster = offset - first * clusterSize;
+    const { header: { tableEntries } } = this.#image;
+    if (first >= tableEntries) return { host: 0, length };
     const host = this.#image.hostOf(first);
     if (typeof host !== 'number') return host;
+    const last = Math.min(tableEntries, first + mostClusters);
     let end = clusterSize - inCluster;
-    for (let index = first + 1; end < length; index++, end += clusterSize) {
+    for (let index = first + 1; end < length && index < last; index++, end += clusterSize) {
       const next = this.#image.hostOf(index);
       // what is not at hand is asked for by the next request
       if (next !== (host === 0 ? 0 : host + (index - first) * clusterSize)) break;
