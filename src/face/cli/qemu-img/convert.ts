@@ -5,7 +5,7 @@ import { Perm } from '../../../block/driver.js';
 import { parseKeyValues, type Options } from '../../../block/key-values.js';
 import { convertImages } from '../../../image/convert.js';
 import { createFields, creatableFormat } from '../../../image/create.js';
-import { optimiseLater } from '../../../platform/compiler.js';
+import { keepToOneThread } from '../../../platform/engine.js';
 import { loadSnapshot, type SnapshotReference } from '../../../image/snapshot-source.js';
 import { CliError, out, removeOnInterrupt, setQuiet, warn } from '../output.js';
 import { cacheArgument, openImage, sharedGraph } from '../open.js';
@@ -129,7 +129,7 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
   const format = imageOpts ? undefined : settings.targetFormat ?? 'raw';
   let finished = (): void => undefined;
   const tell = settings.has('quiet') ? undefined : warn;
-  if (sources.some(({ size }) => size >= longCopy)) optimiseLater();
+  if (sources.some(({ size }) => size >= longCopy)) keepToOneThread();
   try {
     await convertImages(await sharedGraph(), {
       sources,
