@@ -160,8 +160,7 @@ function* mend(image: VhdxImage, entry: TableEntry, misplaced: boolean): Steps<v
     yield* image.growFile(place + length);
     return;
   }
-  const room = image.space.take(length, 1);
-  yield* image.growFile(room.offset + length);
+  const room = yield* image.newRoom(length, 1);
   const buffer = new Uint8Array(MiB);
   for (let at = 0; at < length; at += MiB) {
     yield* wait(file.read(place + at, buffer));

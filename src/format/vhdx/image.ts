@@ -17,7 +17,7 @@ import { newGuid, nilGuid } from './guid.js';
 import { batGuid, headerOffsets, metadataGuid, MiB, serialiseHeader, type Region, type VhdxHeader } from './header.js';
 import { applyUpdates, buildEntry, maxPagesPerEntry, type PendingLog } from './log.js';
 import type { DiskParameters, Metadata } from './metadata.js';
-import { Space } from './space.js';
+import { Space, type NewRoom } from './space.js';
 import { entriesPerPage, entrySize, geometryOf, pageSize, readEntry, writeEntry, type Geometry } from './tables.js';
 
 /** Pages cached: their tables map at least 512 GiB. */
@@ -282,6 +282,18 @@ export class VhdxImage {
     yield* this.updateHeader({ logGuid: nilGuid });
     yield* wait(this.file.flush());
     this.#headerFloats = false;
+  }
+
+  /** Room for `count` units of `unit` bytes in a row; the file is long enough for it. */
+  *newRoom(unit: number, count: number): Steps<NewRoom> {
+    const room = this.space.take(unit, count);
+    try {
+      yield* this.growFile(room.offset + unit * count);
+    } catch (error) {
+      this.space.give(room.offset, unit, count);
+      throw error;
+    }
+    return room;
   }
 
   /** Makes the file at least that long. */

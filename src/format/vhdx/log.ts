@@ -95,8 +95,9 @@ class Ring {
   *findEntries(): Steps<Entry[]> {
     const { logLength, logOffset, logGuid } = this.#header;
     const found: Entry[] = [];
-    for (let start = 0; start < logLength; start += MiB) {
-      const chunk = new Uint8Array(Math.min(MiB, logLength - start));
+    const end = Math.min(logLength, this.#file.size - logOffset);
+    for (let start = 0; start < end; start += MiB) {
+      const chunk = new Uint8Array(Math.min(MiB, end - start));
       yield* wait(this.#file.read(logOffset + start, chunk));
       for (let at = 0; at < chunk.length; at += sector) {
         const head = chunk.subarray(at, at + sector);

@@ -113,12 +113,13 @@ function* lookOver(image: VhdxImage, { mode, report }: OpenContext<object>): Ste
   yield* tableEntries(image, (entry) => {
     const { place, length } = entry;
     if (!isMeaningful(entry, image.hasParent)) return;
-    if (place + length > end) end = place + length;
+    if (place < image.fileSize) end = Math.max(end, place + length);
     if (mode.check) return;
     for (const fault of entryFaults(image, entry, reserved)) {
       report(fault, 'error');
       throw invalid('VHDX block allocation table is damaged');
     }
   });
-  image.space.end = Math.max(image.space.end, Math.min(Math.ceil(end / MiB) * MiB, mode.check ? image.space.end : Infinity));
+  const used = Math.ceil(end / MiB) * MiB;
+  image.space.end = image.file.node.ops.capabilities.resize === 'none' ? used : Math.max(image.space.end, used);
 }

@@ -186,8 +186,7 @@ export class VhdxOps extends MappedFormat {
     if (shared && inBlock < Math.min(clusterSize, image.size - block * clusterSize)) return yield* this.#newPartial(block, offset, inBlock);
     const end = yield* this.#newBlocksEnd(block, offset + length, shared);
     const count = end - block;
-    const room = image.space.take(clusterSize, count);
-    yield* image.growFile(room.offset + count * clusterSize);
+    const room = yield* image.newRoom(clusterSize, count);
     const bytes = Math.min(length, end * clusterSize - offset);
     const zeroed = room.fresh && this.growsZeroed;
     return {
@@ -222,8 +221,7 @@ export class VhdxOps extends MappedFormat {
   *#newPartial(block: number, offset: number, length: number): Steps<Allocation> {
     const { image, clusterSize } = this;
     yield* this.#bitmaps.provide(block);
-    const room = image.space.take(clusterSize, 1);
-    yield* image.growFile(room.offset + clusterSize);
+    const room = yield* image.newRoom(clusterSize, 1);
     return {
       child: image.file, offset: room.offset + offset - block * clusterSize, length, padBefore: 0, padAfter: 0,
       commit: () => image.exclusive(() => run(this.#showPartial(block, room.offset, offset, length))),

@@ -50,8 +50,7 @@ function* prepareTable(image: VhdxImage, size: number): Steps<void> {
 function* moveTable(image: VhdxImage, length: number): Steps<void> {
   yield* image.writeBack();
   const { bat, file, regions } = image;
-  const { offset } = image.space.take(length, 1);
-  yield* image.growFile(offset + length);
+  const { offset } = yield* image.newRoom(length, 1);
   yield* wait(file.writeZeroes(offset, length));
   for (let at = 0; at < bat.length; at += MiB) {
     const bytes = new Uint8Array(Math.min(MiB, bat.length - at));
@@ -82,8 +81,7 @@ function* addBlocks(image: VhdxImage, old: number, size: number, growsZeroed: bo
   const first = Math.ceil(old / blockSize);
   const count = Math.ceil(size / blockSize) - first;
   if (count <= 0) return;
-  const { offset, fresh } = image.space.take(blockSize, count);
-  yield* image.growFile(offset + count * blockSize);
+  const { offset, fresh } = yield* image.newRoom(blockSize, count);
   if (!(fresh && growsZeroed)) yield* wait(file.writeZeroes(offset, count * blockSize));
   for (let index = 0; index < count; index++) {
     yield* image.setEntry(payloadIndex(geometry, first + index), offset + index * blockSize + State.FULLY_PRESENT);

@@ -48,8 +48,7 @@ export class SectorBitmaps {
     const image = this.#image;
     const index = bitmapIndex(image.geometry, block);
     if (stateOf(yield* image.loadEntry(index)) === FULLY_PRESENT) return;
-    const { offset } = image.space.take(bitmapBlockSize, 1);
-    yield* image.growFile(offset + bitmapBlockSize);
+    const { offset } = yield* image.newRoom(bitmapBlockSize, 1);
     yield* wait(image.file.writeZeroes(offset, bitmapBlockSize));
     image.pages.drop(offset, bitmapBlockSize);
     yield* image.setEntry(index, offset + FULLY_PRESENT);
