@@ -268,14 +268,10 @@ class Copy {
   /** Units count from the start of the disk, whatever pieces it is cut into. All runs are sent before any is waited for. */
   *#sparseWrites(offset: number, buffer: Uint8Array): Requests {
     const unit = Math.max(this.#control.minSparse, this.#control.zeroUnit);
-    const unitEnd = (at: number): number => Math.min(buffer.length, at + unit - ((offset + at) % unit));
     for (let start = 0; start < buffer.length;) {
-      let end = unitEnd(start);
-      const zero = isZero(buffer, start, end);
-      for (let next; end < buffer.length; end = next) {
-        next = unitEnd(end);
-        if (isZero(buffer, end, next) !== zero) break;
-      }
+      const unitEnd = Math.min(buffer.length, start + unit - ((offset + start) % unit));
+      const zero = isZero(buffer, start, unitEnd);
+      const end = endOfRun(buffer, unitEnd, unit, zero);
       yield zero ? this.#zero(offset + start, end - start) : this.#target.write(offset + start, buffer.subarray(start, end));
       start = end;
     }
@@ -330,6 +326,14 @@ class WriteOrder {
     for (const giveUp of this.#waiting.values()) giveUp(false);
     this.#waiting.clear();
   }
+}
+
+/** End of the units from `start` on that are zero, or of those that are not. Most are seen to hold data by their first byte. */
+function endOfRun(buffer: Uint8Array, start: number, unit: number, zero: boolean): number {
+  for (let at = start; at < buffer.length; at += unit) {
+    if ((buffer[at] === 0 && isZero(buffer, at, Math.min(at + unit, buffer.length))) !== zero) return at;
+  }
+  return buffer.length;
 }
 
 /** Requests that are sent as they are asked for. */
