@@ -4,6 +4,7 @@ import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
 import { MiB } from './header.js';
 import type { VhdxImage } from './image.js';
+import { Occupancy } from './occupancy.js';
 import { bitmapBlockSize, entryCount, entrySize, invalidEntry, placeOf, readEntry, State, stateOf } from './tables.js';
 
 /** An entry that refers to the file, or makes no sense. */
@@ -18,8 +19,9 @@ export interface TableEntry {
   readonly block: number | undefined;
 }
 
-/** All entries that refer to the file or make no sense. */
-export function* tableEntries(image: VhdxImage, visit: (entry: TableEntry) => void, signal?: AbortSignal): Steps<void> {
+/** All entries that refer to the file or make no sense. Places of blocks that are not there, but were, go to `spare`. */
+export function* tableEntries(
+  image: VhdxImage, visit: (entry: TableEntry) => void, { signal, spare }: { readonly signal?: AbortSignal; readonly spare?: (place: number) => void } = {}): Steps<void> {
   const { bat, geometry: { blockSize, chunkRatio }, size, hasParent } = image;
   const total = entryCount(image.geometry, size, hasParent);
   const perChunk = MiB / entrySize;
@@ -31,7 +33,10 @@ export function* tableEntries(image: VhdxImage, visit: (entry: TableEntry) => vo
     for (let at = 0; at < count; at++) {
       const entry = readEntry(view, at);
       const state = stateOf(entry);
-      if (state < State.FULLY_PRESENT && state !== invalidEntry) continue;
+      if (state < State.FULLY_PRESENT && state !== invalidEntry) {
+        if (entry > state) spare?.(placeOf(entry));
+        continue;
+      }
       const index = first + at;
       const chunk = Math.floor(index / (chunkRatio + 1));
       const isBitmap = index - chunk * (chunkRatio + 1) === chunkRatio;
@@ -77,30 +82,6 @@ export function* entryFaults(image: VhdxImage, { index, place, needed, length }:
   if (hit !== undefined) yield overlapText({ offset: place, length }, hit);
 }
 
-/** Finds blocks that share room, as long as the file is not absurdly long. */
-class Occupancy {
-  readonly #units: Uint8Array | undefined;
-
-  constructor(fileSize: number) {
-    const units = Math.ceil(fileSize / MiB);
-    this.#units = units > 2 ** 28 ? undefined : new Uint8Array(Math.ceil(units / 8));
-  }
-
-  /** Whether another has claimed a part of the range before. */
-  claim({ place, length }: TableEntry): boolean {
-    const units = this.#units;
-    if (units === undefined) return false;
-    let shared = false;
-    const end = Math.min(Math.ceil((place + length) / MiB), units.length * 8);
-    for (let unit = place / MiB; unit < end; unit++) {
-      const bit = 1 << (unit & 7);
-      shared ||= (units[unit >> 3]! & bit) !== 0;
-      units[unit >> 3]! |= bit;
-    }
-    return shared;
-  }
-}
-
 type CheckOptions = Parameters<CheckFacet['check']>[0];
 
 export function checkVhdx(image: VhdxImage, options: CheckOptions): Promise<CheckResult> {
@@ -123,7 +104,7 @@ function* check(image: VhdxImage, { repair, report, reportError, signal }: Check
       reportError?.(fault);
       faults++;
     }
-    const shared = faults === 0 && occupancy.claim(entry);
+    const shared = faults === 0 && occupancy.claim(entry.place, entry.length);
     if (shared) {
       reportError?.(`VHDX BAT entry ${entry.index} refers to offset ${entry.place}, where another block lies`);
       faults++;
@@ -135,7 +116,7 @@ function* check(image: VhdxImage, { repair, report, reportError, signal }: Check
       result.corruptions -= faults;
       result.corruptionsFixed += faults;
     }
-  }, signal);
+  }, signal && { signal });
   for (const { entry, misplaced } of bad) {
     signal?.throwIfAborted();
     yield* mend(image, entry, misplaced);

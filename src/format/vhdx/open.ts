@@ -13,6 +13,7 @@ import { invalid, VhdxImage } from './image.js';
 import { applyUpdates, readLog, type PendingLog } from './log.js';
 import { metadataSpan, parseMetadata } from './metadata.js';
 import { VhdxOps } from './ops.js';
+import { Occupancy } from './occupancy.js';
 import { openParent, requireLinkage } from './parent.js';
 import { entryCount, entrySize } from './tables.js';
 
@@ -106,12 +107,16 @@ function requireRoom(file: BlockChild, header: VhdxHeader, regions: readonly Reg
   }
 }
 
-/** Where blocks that there are lie, and what new ones must not touch. A check describes damage itself. */
-function* lookOver(image: VhdxImage, { mode, report }: OpenContext<object>): Steps<void> {
+/** Where blocks lie that are there, and so where new ones may. A check describes damage itself. */
+function* lookOver(image: VhdxImage, { mode, report, readOnly }: OpenContext<object>): Steps<void> {
+  const { space, geometry: { blockSize } } = image;
   const reserved = reservedRanges(image);
+  const occupancy = readOnly || mode.check ? undefined : new Occupancy(image.fileSize);
+  for (const { offset, length } of reserved) occupancy?.claim(offset, length);
   let end = Math.max(...reserved.map(({ offset, length }) => offset + length));
+  let firstBlock = Infinity;
   yield* tableEntries(image, (entry) => {
-    const { place, length } = entry;
+    const { place, length, block } = entry;
     if (!isMeaningful(entry, image.hasParent)) return;
     if (place < image.fileSize) end = Math.max(end, place + length);
     if (mode.check) return;
@@ -119,7 +124,10 @@ function* lookOver(image: VhdxImage, { mode, report }: OpenContext<object>): Ste
       report(fault, 'error');
       throw invalid('VHDX block allocation table is damaged');
     }
-  });
+    occupancy?.claim(place, length);
+    if (block !== undefined) firstBlock = Math.min(firstBlock, place);
+  }, { spare: (place) => void occupancy?.claim(place, blockSize) });
   const used = Math.ceil(end / MiB) * MiB;
-  image.space.end = image.file.node.ops.capabilities.resize === 'none' ? used : Math.max(image.space.end, used);
+  space.end = image.file.node.ops.capabilities.resize === 'none' ? used : Math.max(space.end, used);
+  for (const gap of occupancy?.gaps(firstBlock, Math.min(space.end, image.fileSize), blockSize) ?? []) space.give(gap, blockSize);
 }

@@ -6,7 +6,7 @@ export interface NewRoom {
   readonly fresh: boolean;
 }
 
-/** More gaps than these are not remembered (they are not lost: a conversion leaves them out). */
+/** More gaps than these are not remembered until the next open. */
 const maxGaps = 65_536;
 
 export class Space {
