@@ -162,7 +162,7 @@ export class BlockNode {
     if (!Number.isSafeInteger(size)) throw systemError(Errno.EFBIG, { node: this.name, op: 'resize' }, this.ops.growthFailure);
     const { resize } = this.ops.capabilities;
     if (resize === 'none') throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support resize', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
-    if (resize === 'grow' && size < this.size) throw new BlockError('NOT_SUPPORTED', 'Image format driver does not support shrinking', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
+    if (resize === 'grow' && size < this.size) throw new BlockError('NOT_SUPPORTED', 'Shrinking images is currently not supported', { node: this.name, op: 'resize', errno: Errno.ENOTSUP });
     this.#changed = true;
     const hides = [...this.children.values()].some(({ role, size: below }) => role === 'cow' && below > this.size);
     await this.ops.resize(size, hides ? { ...options, zeroNew: true } : options);

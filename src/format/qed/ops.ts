@@ -149,7 +149,6 @@ export class QedOps extends AppendingFormat {
       throw new BlockError('INVALID_ARGUMENT', 'Invalid image size specified', { errno: Errno.EINVAL });
     }
     const from = this.size;
-    if (size < from) throw new BlockError('NOT_SUPPORTED', 'Shrinking images is currently not supported', { errno: Errno.ENOTSUP });
     const bytes = new Uint8Array(8);
     viewOf(bytes).setBigUint64(0, BigInt(size), true);
     await this.file.write(48, bytes);
@@ -194,6 +193,6 @@ export class QedOps extends AppendingFormat {
 }
 
 const writable: Capabilities = Object.freeze({
-  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'any', growsOnWrite: false,
+  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'grow', growsOnWrite: false,
 });
 const readable: Capabilities = Object.freeze({ ...writable, write: false, resize: 'none' });

@@ -1,19 +1,15 @@
 /** Laying a new image on a file. */
 import type { BlockBackend } from '../../block/child.js';
-import { BlockError } from '../../block/errors.js';
 import type { OptionValue } from '../../block/options.js';
 import { viewOf } from '../../util/view.js';
-import { headerBytes, ImageType, maxBlocks, newBlockSize, newHeader } from './header.js';
+import { headerBytes, ImageType, maxBlocks, newBlockSize, newHeader, tooLarge } from './header.js';
 import { absent, entrySize } from './entries.js';
 
 const chunkSize = 1 << 20;
 
 /** Header and block map; of a fixed image, room for all blocks too. @throws BlockError with the peer's text */
 export async function createVdi(target: BlockBackend, options: Readonly<Record<string, OptionValue>> & { readonly size: number }): Promise<void> {
-  const largest = maxBlocks * newBlockSize;
-  if (options.size > largest) {
-    throw new BlockError('INVALID_ARGUMENT', `Unsupported VDI image size (size is 0x${options.size.toString(16)}, max supported is 0x${largest.toString(16)})`);
-  }
+  if (options.size > maxBlocks * newBlockSize) throw tooLarge(options.size);
   const fixed = options['static'] === true;
   const size = Math.ceil(options.size / 512) * 512;
   const blocks = Math.ceil(size / newBlockSize);

@@ -40,10 +40,9 @@ export function probeVdi(head: Uint8Array): number {
 
 /**
  * @param head the first {@link headerBytes} of the file
- * @param fileSize bytes in the file
  * @throws BlockError NOT_THIS_FORMAT, UNSUPPORTED_FEATURE or CORRUPT_IMAGE with the peer's text
  */
-export function parseHeader(head: Uint8Array, fileSize: number): VdiHeader {
+export function parseHeader(head: Uint8Array): VdiHeader {
   const view = viewOf(head);
   const u32 = (at: number): number => view.getUint32(at, true);
   if (u32(64) !== signature) {
@@ -59,11 +58,10 @@ export function parseHeader(head: Uint8Array, fileSize: number): VdiHeader {
   }
   const bytes = view.getBigUint64(368, true);
   const size = (bytes + 511n) / 512n * 512n;
+  if (size > BigInt(maxBlocks) * BigInt(newBlockSize)) throw tooLarge(size);
   if (size > BigInt(blocks) * BigInt(blockSize)) throw unsupported(`disk size ${size}, image bitmap has room for ${BigInt(blocks) * BigInt(blockSize)}`);
   if (blocks > maxBlocks) throw unsupported(`too many blocks ${blocks}, max is ${maxBlocks}`);
   if (blockExtra > blockSize) throw unsupported(`block extra data of ${blockExtra} bytes`);
-  if (tableOffset < headerBytes || dataOffset < tableOffset + blocks * 4) throw corrupt('The block map overlaps the header or the data');
-  if (tableOffset + blocks * 4 > fileSize) throw corrupt('The block map is cut off');
   if (size > Number.MAX_SAFE_INTEGER || dataOffset + blocks * (blockSize + blockExtra) > Number.MAX_SAFE_INTEGER) throw unsupported('disk size');
   const link = head.slice(424, 440);
   const standsAlone = isNil(link);
@@ -72,6 +70,18 @@ export function parseHeader(head: Uint8Array, fileSize: number): VdiHeader {
     type, tableOffset, dataOffset, size: Number(size), blockSize, blockExtra, blocks, allocated: u32(Field.ALLOCATED),
     uuid: head.slice(392, 408), parent: standsAlone ? undefined : link,
   };
+}
+
+/** @throws BlockError CORRUPT_IMAGE where the map of blocks is not where it can be, in a file of so many bytes */
+export function requireTable({ tableOffset, dataOffset, blocks }: VdiHeader, fileSize: number): void {
+  if (tableOffset < headerBytes || dataOffset < tableOffset + blocks * 4) throw corrupt('The block map overlaps the header or the data');
+  if (tableOffset + blocks * 4 > fileSize) throw corrupt('The block map is cut off');
+}
+
+/** Refusal of disks beyond the format. */
+export function tooLarge(size: number | bigint): BlockError {
+  const largest = maxBlocks * newBlockSize;
+  return new BlockError('INVALID_ARGUMENT', `Unsupported VDI image size (size is 0x${size.toString(16)}, max supported is 0x${largest.toString(16)})`);
 }
 
 /** A header as the peer makes it. `snapshot` is the UUID of the state the image is in. */

@@ -3,7 +3,7 @@ import type { BlockChild } from '../../block/child.js';
 import type { OpenContext } from '../../block/driver.js';
 import { scanTable } from '../../block/entry-tables.js';
 import { BlockError, Errno } from '../../block/errors.js';
-import { headerBytes, parseHeader, uuidText, type VdiHeader } from './header.js';
+import { headerBytes, parseHeader, requireTable, uuidText, type VdiHeader } from './header.js';
 import { VdiOps } from './ops.js';
 import { entrySize, isAllocated, strideOf } from './entries.js';
 
@@ -11,12 +11,13 @@ export async function openVdi(context: OpenContext<object>): Promise<VdiOps> {
   const file = context.child('file')!;
   const head = new Uint8Array(headerBytes);
   await file.read(0, head);
-  const header = parseHeader(head, file.size);
+  const header = parseHeader(head);
+  if (!context.mode.noIo) requireTable(header, file.size);
   const parent = await openParent(context, header);
   if (!context.readOnly && header.blockExtra !== 0) {
     throw new BlockError('UNSUPPORTED_FEATURE', 'VDI images with extra data in front of blocks can only be read', { errno: Errno.ENOTSUP });
   }
-  return new VdiOps(context, file, parent, header, context.readOnly ? header.allocated : await blocksInUse(file, header));
+  return new VdiOps(context, file, parent, header, context.readOnly || context.mode.noIo ? header.allocated : await blocksInUse(file, header));
 }
 
 /**
