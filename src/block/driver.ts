@@ -150,6 +150,8 @@ export interface ImplicitReference {
   /** Driver named by the image; undefined: it must be probed, which the gate may refuse. */
   readonly format?: string;
   readonly role: ChildRole;
+  /** It is only read, whatever is done with the image. */
+  readonly readOnly?: boolean;
 }
 
 /** Switches of an open that no driver option expresses. */

@@ -366,7 +366,7 @@ export class BlockGraph {
       ...inherited,
       above: [...inherited.above, from],
       protocol: reference.role !== 'cow',
-      readOnly: reference.role === 'cow' ? true : inherited.readOnly,
+      readOnly: reference.role === 'cow' || reference.readOnly === true || inherited.readOnly,
       settings: { ...inherited.settings, detectZeroes: 'off' },
     };
     const child = await this.#openReferenced(node, name, reference, given, from, childSettings).catch((error: unknown) => {

@@ -33,5 +33,5 @@ export async function createParallels(target: BlockBackend, options: Readonly<Re
 }
 
 function tooLarge(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: Errno.EFBIG });
+  return new BlockError('INVALID_ARGUMENT', message, { errno: Errno.EINVAL });
 }

@@ -1,6 +1,7 @@
 /** Driver `parallels`: images of Parallels and Virtuozzo, by themselves or in a bundle. */
 import type { BlockDriver } from '../../block/driver.js';
 import { createOptions, createParallels } from './create.js';
+import { isDescriptor } from './descriptor.js';
 import { probeHeader } from './header.js';
 import { openParallels } from './open.js';
 import { openOptions, type ParallelsOptions } from './options.js';
@@ -11,7 +12,7 @@ export const parallels: BlockDriver<ParallelsOptions> = {
   options: openOptions,
   createOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
-  probe: (head) => (probeHeader(head) ? 100 : 0),
+  probe: (head) => (probeHeader(head) || isDescriptor(head) ? 100 : 0),
   open: openParallels,
   create: createParallels,
 };

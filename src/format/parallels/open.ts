@@ -1,19 +1,24 @@
 /** Opening an image. */
-import type { OpenContext } from '../../block/driver.js';
-import type { BlockOps } from '../../block/driver.js';
+import type { BlockOps, OpenContext } from '../../block/driver.js';
 import { run } from '../../util/steps.js';
+import { openBundle } from './bundle.js';
 import { prepareWriting } from './check.js';
+import { isDescriptor } from './descriptor.js';
 import { readBitmaps, reservePlaces } from './extension.js';
 import { headerSize, parseHeader } from './header.js';
 import { ParallelsImage } from './image.js';
 import { ParallelsOps } from './ops.js';
 import type { ParallelsOptions } from './options.js';
 
+/** Of a descriptor this much is looked at to know it. */
+const probedSize = 512;
+
 export async function openParallels(context: OpenContext<ParallelsOptions>): Promise<BlockOps> {
   const file = context.child('file')!;
   const { options, readOnly } = context;
-  const head = new Uint8Array(headerSize);
+  const head = new Uint8Array(Math.min(probedSize, Math.max(headerSize, file.size)));
   await file.read(0, head);
+  if (isDescriptor(head)) return openBundle(file, context);
   const image = new ParallelsImage(file, parseHeader(head), {
     step: options['prealloc-size'] ?? 0, mode: options['prealloc-mode'] === 'falloc' ? 'falloc' : 'off',
   });

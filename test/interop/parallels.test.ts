@@ -1,0 +1,265 @@
+/** Parallels both ways: images, checks and repairs as qemu-img sees them; bundles, which qemu-img cannot open, by their images. */
+import { createHash } from 'node:crypto';
+import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { createImageFile } from '../../src/block/create.js';
+import { BlockGraph } from '../../src/block/graph.js';
+import { createRegistry } from '../../src/drivers.js';
+import { applySteps, content, DiskModel, stepParameters, type Step } from '../support/disk-model.js';
+import { runHere } from '../support/in-process.js';
+import { ToolFolder } from '../support/our-tools.js';
+import { havePeers, oracleTool } from '../support/peers.js';
+
+const MiB = 1 << 20;
+const size = 8 * MiB + 3 * 512;
+const steps: readonly Step[] = [
+  { kind: 'write', offset: 100_001, length: 300_001, seed: 1 },
+  { kind: 'write', offset: 4 * MiB - 512, length: 2 * MiB, seed: 2 },
+  { kind: 'zero', offset: 5 * MiB, length: MiB },
+  { kind: 'discard', offset: 0, length: 0 },
+  { kind: 'write', offset: 2 * MiB + 5, length: 70_000, seed: 3 },
+  { kind: 'write', offset: 5 * MiB + 100_000, length: 10, seed: 4 },
+  { kind: 'zero', offset: 2 * MiB, length: 3000 },
+  { kind: 'write', offset: size - 1000, length: 1000, seed: 5 },
+];
+
+const graph = (gate: () => boolean = () => true): BlockGraph => new BlockGraph({ drivers: createRegistry(), gate });
+
+async function contentOf(spec: string, gate?: () => boolean): Promise<Uint8Array> {
+  const opened = graph(gate);
+  try {
+    const disk = await opened.openBackend(spec, { driver: 'parallels', readOnly: true });
+    const bytes = new Uint8Array(disk.size);
+    await disk.read(0, bytes);
+    await disk.close();
+    return bytes;
+  } finally {
+    await opened.close();
+  }
+}
+
+async function change(spec: string, todo: readonly Step[]): Promise<void> {
+  const opened = graph();
+  const disk = await opened.openBackend(spec, { driver: 'parallels', discard: 'unmap' });
+  await applySteps(disk, todo);
+  await disk.close();
+  await opened.close();
+}
+
+const make = (filename: string, bytes: number, clusterSize: number): Promise<void> =>
+  createImageFile(graph(), { filename, format: 'parallels', size: bytes, options: { cluster_size: clusterSize } });
+const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
+
+/** Turns an image whose table counts clusters into one of the older kind, whose table counts sectors. */
+function makeOld(file: string): void {
+  const image = readFileSync(file);
+  image.write('WithoutFreeSpace', 0, 'latin1');
+  const clusterSectors = image.readUInt32LE(28);
+  for (let entry = 0; entry < image.readUInt32LE(32); entry++) image.writeUInt32LE(image.readUInt32LE(64 + entry * 4) * clusterSectors, 64 + entry * 4);
+  writeFileSync(file, image);
+}
+
+/** Puts a format extension with one bitmap, or what `edit` makes of it, into an empty image of 64-KiB clusters. */
+function extend(file: string, disk: number, edit: (feature: Buffer, cluster: Buffer) => void = () => undefined): void {
+  const clusterSize = 65_536;
+  const image = readFileSync(file);
+  const start = image.readUInt32LE(48) * 512;
+  const grown = Buffer.concat([image.subarray(0, start), Buffer.alloc(2 * clusterSize)]);
+  grown.writeBigUInt64LE(BigInt(start / 512), 56);
+  const bits = Math.ceil(disk / 65_536);
+  for (let bit = 0; bit < bits; bit += 3) grown[start + clusterSize + (bit >>> 3)]! |= 1 << (bit & 7);
+  const cluster = grown.subarray(start, start + clusterSize);
+  const feature = cluster.subarray(24);
+  feature.writeBigUInt64LE(0x2038_5fae_252c_b34an, 0);
+  feature.writeUInt32LE(40, 16);
+  feature.writeBigUInt64LE(BigInt(disk / 512), 24);
+  Buffer.from('e4f2eed037fe4539b50b85d2e7fd235f', 'hex').copy(feature, 32);
+  feature.writeUInt32LE(128, 48);
+  feature.writeUInt32LE(1, 52);
+  feature.writeBigUInt64LE(BigInt((start + clusterSize) / 512), 56);
+  cluster.writeBigUInt64LE(0xab23_4cef_23dc_ea87n, 0);
+  edit(feature, cluster);
+  createHash('md5').update(cluster.subarray(24)).digest().copy(cluster, 8);
+  writeFileSync(file, grown);
+}
+
+describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
+  let folder: ToolFolder;
+  let peers: { name: string; img: string; io: string }[];
+  beforeAll(() => {
+    folder = new ToolFolder();
+    const [img, io] = [oracleTool('qemu-img'), oracleTool('qemu-io')];
+    peers = [{ name: 'qemu 7.2', img: 'qemu-img', io: 'qemu-io' }, ...(img !== undefined && io !== undefined ? [{ name: 'qemu 10', img, io }] : [])];
+  });
+  afterAll(() => folder.remove());
+
+  for (const [kind, clusterSize, old] of [['1 MiB', MiB, false], ['4 KiB', 4096, false], ['63 sectors', 63 * 512, false], ['64 KiB, old', 65_536, true]] as const) {
+    // its check finds fault with clusters that are no power of two, and breaks what it has made itself
+    const judged = Number.isInteger(Math.log2(clusterSize));
+    it(`clusters of ${kind}: what we write reads the same elsewhere`, async () => {
+      const file = folder.file('ours.hds');
+      await make(file, size, clusterSize);
+      if (old) makeOld(file);
+      await change(file, steps);
+      const { bytes } = new DiskModel(new Uint8Array(size)).apply(steps);
+      expect(same(await contentOf(file), bytes)).toBe(true);
+      for (const { img } of peers) {
+        if (judged) expect(folder.succeed(img, ['check', '-f', 'parallels', file])).toContain('No errors were found');
+        folder.succeed(img, ['convert', '-f', 'parallels', '-O', 'raw', file, 'out.raw']);
+        expect(same(readFileSync(folder.file('out.raw')), bytes)).toBe(true);
+      }
+    });
+
+    it(`clusters of ${kind}: what others write reads the same here`, async () => {
+      for (const { img, io } of peers) {
+        const file = folder.file('theirs.hds');
+        folder.succeed(img, ['create', '-q', '-f', 'parallels', '-o', `cluster_size=${clusterSize}`, file, String(size)]);
+        if (old) makeOld(file);
+        folder.succeed(io, ['-f', 'parallels', '-d', 'unmap', ...stepParameters(steps, (name) => folder.file(name)), file]);
+        expect(same(await contentOf(file), new DiskModel(new Uint8Array(size)).apply(steps).bytes)).toBe(true);
+        if (judged) expect((await runHere('qemu-img', ['check', file])).stdout).toBe(folder.run(peers.at(-1)!.img, ['check', file]).stdout);
+      }
+    });
+  }
+
+  /** Offset and 32-bit word for each change of a sound image. */
+  const damages: Readonly<Record<string, readonly (readonly [number, number])[]>> = {
+    none: [], 'not closed': [[44, 0x746f_6e59]], 'data_off 0': [[48, 0]], 'data_off 1': [[48, 1]], 'one cluster twice': [[64 + 4, 1]],
+    'not closed, data_off wrong': [[44, 0x746f_6e59], [48, 77]],
+  };
+  for (const [name, words] of Object.entries(damages)) {
+    it(`is checked and repaired as by qemu-img 10: ${name}`, () => {
+      const peer = oracleTool('qemu-img');
+      if (peer === undefined) return;
+      folder.succeed(peer, ['create', '-q', '-f', 'parallels', 'sound.hds', '8M']);
+      folder.succeed(peers.at(-1)!.io, ['-f', 'parallels', '-c', 'write -P 1 0 1M', '-c', 'write -P 3 2M 1M', '-c', 'write -P 2 1M 1M', '-c', 'write -P 4 4M 1M', folder.file('sound.hds')]);
+      const image = readFileSync(folder.file('sound.hds'));
+      for (const [offset, word] of words) image.writeUInt32LE(word, offset);
+      const once = [['check', '--output=json'], ['info'], ['info', '--output=json'], ['map']];
+      for (const parameters of [['check'], ['check', '-r', 'leaks'], ['check', '-r', 'all'], ...(name === 'not closed' ? once : [])]) {
+        const [theirs, ours] = [peer, folder.tool('qemu-img')].map((tool) => {
+          writeFileSync(folder.file('damaged.hds'), image);
+          const { status, stdout, stderr } = folder.run(tool, [...parameters, 'damaged.hds']);
+          return { parameters, status, stdout, stderr, file: createHash('md5').update(readFileSync(folder.file('damaged.hds'))).digest('hex') };
+        });
+        expect(ours).toEqual(theirs);
+      }
+    });
+  }
+
+  it('stored bitmaps are read, and broken ones refused, as by qemu-io 10', async () => {
+    const peer = oracleTool('qemu-io');
+    if (peer === undefined) return;
+    const edits: ((feature: Buffer, cluster: Buffer) => void)[] = [
+      () => undefined, (feature) => feature.writeUInt32LE(1, 8), (feature) => feature.writeUInt32LE(2, 8), (feature) => feature.writeBigUInt64LE(0x1234n, 0),
+      (feature) => feature.writeUInt32LE(20, 16), (feature) => feature.writeBigUInt64LE(5n, 24), (feature) => feature.writeUInt32LE(7, 52),
+      (feature) => feature.writeUInt32LE(0x7fff_ffff, 16), (feature) => feature.writeBigUInt64LE(0n, 0), (feature) => feature.writeBigUInt64LE(1n, 56),
+      (_, cluster) => cluster.writeBigUInt64LE(1n, 0), (feature) => void feature.copy(feature, 64, 0, 64),
+    ];
+    for (const edit of edits) {
+      const file = folder.file('extended.hds');
+      await make(file, 4 * MiB, 65_536);
+      extend(file, 4 * MiB, edit);
+      const { stderr } = folder.run(peer, ['-r', '-c', 'read -q 0 512', file]);
+      const ours = await contentOf(file).then(() => '', (error: Error) => `qemu-io: can't open device ${file}: ${error.message}\n`);
+      expect(ours).toBe(stderr);
+    }
+  });
+
+  it('a write gives stored bitmaps up, and leaves an image that others can open', async () => {
+    const file = folder.file('extended.hds');
+    await make(file, 4 * MiB, 65_536);
+    extend(file, 4 * MiB);
+    const opened = graph();
+    const disk = await opened.openBackend(file, { driver: 'parallels', readOnly: true });
+    expect([...disk.node.bitmaps.values()].map(({ name, granularity, count }) => ({ name, granularity, count })))
+      .toEqual([{ name: 'e4f2eed0-37fe-4539-b50b-85d2e7fd235f', granularity: 65_536, count: 22 * 65_536 }]);
+    await disk.close();
+    await opened.close();
+    await change(file, [{ kind: 'write', offset: 70_000, length: 200_000, seed: 6 }]);
+    for (const { img } of peers) {
+      folder.succeed(img, ['convert', '-f', 'parallels', '-O', 'raw', file, 'out.raw']);
+      expect(same(readFileSync(folder.file('out.raw')), await contentOf(file))).toBe(true);
+      expect(folder.succeed(img, ['check', '-f', 'parallels', file])).toContain('No errors were found');
+    }
+  });
+
+  const guid = (digit: number): string => `{00000000-0000-0000-0000-${String(digit).padStart(12, '0')}}`;
+  function describeBundle(storages: readonly { readonly end: number; readonly images: readonly (readonly [number, string])[] }[], shots = '', extra = ''): string {
+    let start = 0;
+    const parts = storages.map(({ end, images }) => {
+      const part = `<Storage><Start>${start}</Start><End>${end}</End><Blocksize>128</Blocksize>${images.map(([id, name]) =>
+        `<Image>\n<GUID>${guid(id)}</GUID><Type>${name.endsWith('.raw') ? 'Plain' : 'Compressed'}</Type><File>${name}</File></Image>`).join('')}</Storage>`;
+      start = end;
+      return part;
+    });
+    return `<?xml version='1.0' encoding='UTF-8'?>\n<Parallels_disk_image Version="1.0">
+      <Disk_Parameters><Disk_size>${start}</Disk_size><Cylinders>16</Cylinders><Heads>16</Heads><Sectors>32</Sectors><Padding>0</Padding>${extra}</Disk_Parameters>
+      <StorageData>${parts.join('\n')}</StorageData><Snapshots>${shots}</Snapshots></Parallels_disk_image>`;
+  }
+
+  it('a bundle of split images with snapshots is read and written through its descriptor', async () => {
+    const half = 4 * MiB;
+    const chain = ['base.hds', 'middle.hds', 'top.hds'];
+    for (const name of chain) for (const part of ['a', 'b']) await make(folder.file(`${part}.${name}`), half, 65_536);
+    const model = new DiskModel(new Uint8Array(2 * half));
+    const layers: readonly (readonly Step[])[] = [
+      [{ kind: 'write', offset: 0, length: 2 * half, seed: 10 }],
+      [{ kind: 'write', offset: 200_000, length: 500_000, seed: 11 }, { kind: 'write', offset: half - 100_000, length: 200_000, seed: 12 }],
+      [{ kind: 'write', offset: 100_000, length: 200_000, seed: 13 }, { kind: 'write', offset: half + 50_000, length: 1000, seed: 14 }, { kind: 'zero', offset: 600_000, length: 200_000 }],
+    ];
+    for (const [depth, layer] of layers.entries()) {
+      const shots = chain.slice(0, depth + 1).map((_, id) => `<Shot><GUID>${guid(id + 1)}</GUID><ParentGUID>${guid(id)}</ParentGUID></Shot>`).join('');
+      const images = (part: string): [number, string][] => chain.slice(0, depth + 1).map((name, id) => [id + 1, `${part}.${name}`]);
+      writeFileSync(folder.file('DiskDescriptor.xml'), describeBundle(
+        [{ end: half / 512, images: images('a') }, { end: 2 * half / 512, images: images('b') }], `<TopGUID>${guid(depth + 1)}</TopGUID>${shots}`));
+      await change(folder.file('DiskDescriptor.xml'), layer);
+      model.apply(layer);
+      expect(same(await contentOf(folder.file('DiskDescriptor.xml')), model.bytes)).toBe(true);
+    }
+    for (const name of chain) for (const part of ['a', 'b']) expect(folder.run(peers[0]!.img, ['check', '-f', 'parallels', `${part}.${name}`])).toMatchObject({ status: 0 });
+    // what lies below a snapshot has not changed: the oldest image still shows the first layer
+    const base = await contentOf(folder.file('a.base.hds'));
+    expect(same(base, content(10, 2 * half).subarray(0, half))).toBe(true);
+    expect(folder.succeed(folder.tool('qemu-img'), ['info', 'DiskDescriptor.xml'])).toMatch(/file format: parallels[^]*virtual size: 8 MiB/);
+    await expect(contentOf(folder.file('DiskDescriptor.xml'), () => false)).rejects.toMatchObject({ code: 'GATE_DENIED' });
+  });
+
+  it('a bundle of a plain image is the raw disk; other bundles are refused by name', async () => {
+    writeFileSync(folder.file('plain.raw'), content(20, MiB));
+    const descriptor = folder.file('DiskDescriptor.xml');
+    const plain = [{ end: MiB / 512, images: [[1, 'plain.raw']] }] as const;
+    writeFileSync(descriptor, describeBundle(plain));
+    await change(descriptor, [{ kind: 'write', offset: 1000, length: 3000, seed: 21 }]);
+    copyFileSync(folder.file('plain.raw'), folder.file('copy.raw'));
+    expect(same(readFileSync(folder.file('copy.raw')), await contentOf(descriptor))).toBe(true);
+    const refused: [RegExp, string][] = [
+      [/version '2.0'/, describeBundle(plain).replace('Version="1.0"', 'Version="2.0"')],
+      [/encryption/, describeBundle(plain, '', '<Encryption><Engine>{00000000-0000-0000-0000-000000000009}</Engine></Encryption>')],
+      [/padding/, describeBundle(plain).replace('<Padding>0<', '<Padding>1<')],
+      [/images of type 'Expanding'/, describeBundle(plain).replace('>Plain<', '>Expanding<')],
+      [/lacks the image/, describeBundle(plain, `<TopGUID>${guid(7)}</TopGUID>`)],
+      [/in a circle/, describeBundle(plain, `<TopGUID>${guid(1)}</TopGUID><Shot><GUID>${guid(1)}</GUID><ParentGUID>${guid(1)}</ParentGUID></Shot>`)],
+      [/do not follow one another/, describeBundle(plain).replace('<Start>0<', '<Start>5<')],
+      [/another size/, describeBundle(plain).replace('<Disk_size>2048<', '<Disk_size>4096<')],
+    ];
+    for (const [message, text] of refused) {
+      writeFileSync(descriptor, text);
+      await expect(contentOf(descriptor)).rejects.toThrow(message);
+    }
+  });
+
+  it('creation and its refusals are those of qemu-img 10', () => {
+    const peer = oracleTool('qemu-img');
+    if (peer === undefined) return;
+    for (const parameters of [['-o', 'help'], ['-o', 'cluster_size=100', 'n.hds', '1M'], ['-o', 'cluster_size=1536', 'n.hds', '1000'], ['-o', 'cluster_size=0', 'n.hds', '1M'],
+      ['-o', 'cluster_size=8G', 'n.hds', '1M'], ['-o', 'cluster_size=512', 'n.hds', '8T'], ['n.hds', '0'], ['-o', 'foo=1', 'n.hds', '1M'], ['-b', 'sound.hds', 'n.hds']]) {
+      const [theirs, ours] = [peer, folder.tool('qemu-img')].map((program) => {
+        rmSync(folder.file('n.hds'), { force: true });
+        const { status, stdout, stderr } = folder.run(program, ['create', '-f', 'parallels', ...parameters]);
+        return { parameters, status, stdout, stderr, head: existsSync(folder.file('n.hds')) && status === 0 ? readFileSync(folder.file('n.hds')).subarray(0, 4096).toString('hex') : '' };
+      });
+      expect(ours).toEqual(theirs);
+    }
+  });
+});
