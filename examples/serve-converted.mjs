@@ -1,7 +1,6 @@
 // Offers any disk image for download in another format, converted as it is sent:
 //   node examples/serve-converted.mjs IMAGE [qcow2|raw] [PORT]
 import { createServer } from 'node:http';
-import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { allowImplicitOpens, BlockGraph, createRegistry, streamImage } from 'vdisk';
 
@@ -13,8 +12,7 @@ const server = createServer(async (request, response) => {
   try {
     const stream = await streamImage(graph, disk, { format });
     response.writeHead(200, { 'content-type': 'application/octet-stream', ...(stream.length && { 'content-length': stream.length }) });
-    // The memory of a chunk is used again for the next one, so each is copied.
-    await pipeline(Readable.from(stream.chunks()).map((chunk) => Buffer.from(chunk)), response);
+    await pipeline(stream.chunks(), response);
   } catch (error) {
     console.error(error.message);
     response.destroy();

@@ -7,7 +7,7 @@ import { chainStatus } from './status.js';
 export interface ImageStream {
   /** Bytes in all, known in advance where nothing is compressed. */
   readonly length?: number;
-  /** Memory of a chunk is used again when the next one is asked for. */
+  /** Each chunk is its receiver's to keep. */
   chunks(): AsyncGenerator<Uint8Array, void, undefined>;
 }
 
@@ -43,14 +43,13 @@ export async function* dataUnits(source: BlockBackend, unit: number): AsyncGener
 export async function* readUnits(
   source: BlockBackend, unit: number, runs: AsyncIterable<UnitRun> | Iterable<UnitRun> = dataUnits(source, unit),
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const buffer = new Uint8Array(Math.max(unit, streamPiece - (streamPiece % unit)));
+  const piece = Math.max(unit, streamPiece - (streamPiece % unit));
   for await (const { first, count } of runs) {
     const end = (first + count) * unit;
-    for (let at = first * unit; at < end; at += buffer.length) {
-      const bytes = buffer.subarray(0, Math.min(buffer.length, end - at));
+    for (let at = first * unit; at < end; at += piece) {
+      const bytes = new Uint8Array(Math.min(piece, end - at));
       const inside = Math.min(bytes.length, source.size - at);
       await source.read(at, bytes.subarray(0, inside));
-      bytes.fill(0, inside);
       yield bytes;
     }
   }

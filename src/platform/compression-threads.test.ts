@@ -31,7 +31,8 @@ it('tells of a block that fails, and goes on', async () => {
 
 it('starts again after a thread was lost', async () => {
   const threads = new CompressionThreads({ body: 'return (source) => { if (source[0] === 7) setImmediate(() => { throw new Error("lost"); }); return source; };' });
-  await threads.compress(new Uint8Array([7]));
+  // The loss may be heard of before the answer.
+  await threads.compress(new Uint8Array([7])).catch(() => undefined);
   await new Promise((resolve) => setTimeout(resolve, 500));
   expect(await threads.compress(new Uint8Array([8]))).toEqual(new Uint8Array([8]));
 });

@@ -23,7 +23,6 @@ export async function toStandardOutput(source: BlockBackend, request: StreamRequ
   let done = 0;
   for await (const chunk of stream.chunks()) {
     if (failure) throw new CliError(`error while writing to standard output: ${failure.message}`);
-    // The chunk's memory is used again.
     await new Promise<void>((resolve, reject) => stdout.write(chunk, (error) => (error ? reject(new CliError(`error while writing to standard output: ${error.message}`)) : resolve())));
     progress(done += chunk.length, stream.length ?? source.size);
   }
