@@ -55,7 +55,7 @@ export function encryptionFormat(options: OptionValues): 'aes' | 'luks' | undefi
     throw bad("'encrypt.format' and its alias 'encryption' can't be used at the same time");
   }
   if (format === undefined && !legacy) throw bad("Parameter 'encrypt.format' is missing");
-  if (format !== undefined && format !== 'aes' && format !== 'luks') throw bad(`Parameter 'encrypt.format' does not accept value '${String(format)}'`);
+  if (format !== undefined && format !== 'aes' && format !== 'luks') throw bad(`Parameter 'format' does not accept value '${String(format)}'`);
   const chosen = format ?? 'aes';
   if (chosen === 'aes') {
     const surplus = given.find((key) => key !== 'encrypt.format' && key !== 'encrypt.key-secret');
