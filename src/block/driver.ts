@@ -61,6 +61,8 @@ export interface Capabilities {
   readonly resize: 'none' | 'grow' | 'any';
   /** write() past `size` extends the layer by itself (files do). */
   readonly growsOnWrite: boolean;
+  /** What resize() adds reads as noise, unless it is asked for zeroes (encrypted volumes). */
+  readonly growsNoise?: boolean;
 }
 export const readOnlyCapabilities: Capabilities = Object.freeze({
   write: false, writeFlags: 0, zeroFlags: undefined, discard: false, resize: 'none', growsOnWrite: false,

@@ -17,7 +17,7 @@ const mostIterations = 0xffff_ffff;
 const saltSize = 32;
 const digestLength = 20;
 /** Keyslots are so many times harder to guess than the master key's digest. */
-const digestShare = 8;
+export const digestShare = 8;
 
 export interface NewLuks1 extends ChosenCipher {
   readonly passphrase: Uint8Array;
@@ -32,7 +32,7 @@ export async function createLuks1({ cipher, hash, passphrase, iterTime, detached
   const masterKey = newMasterKey(keyBytes);
   const size = luks1Size(keyBytes);
   const salt = randomBytes(saltSize);
-  const iterations = iterationsFor(hash, digestLength, iterTime, digestShare);
+  const iterations = pbkdf2Iterations(hash, digestLength, iterTime, digestShare);
   const header: Luks1Header = {
     cipher, modeName: modeName(cipher), hash, payloadOffset: detached ? 0 : size, keyBytes, salt, iterations,
     digest: await pbkdf2(hash, masterKey, salt, iterations, digestLength), uuid: randomUuid(),
@@ -60,7 +60,8 @@ function newMasterKey(length: number): Uint8Array {
   }
 }
 
-function iterationsFor(hash: string, length: number, iterTime: number | undefined, share: number): number {
+/** Iterations that take `iterTime` milliseconds for `share` keys. @throws BlockError where they are too many */
+export function pbkdf2Iterations(hash: string, length: number, iterTime: number | undefined, share: number): number {
   // A time of 0 is no time, as the peer has it.
   const time = iterTime === undefined || iterTime === 0 ? defaultIterTime : iterTime;
   const iterations = Math.floor(pbkdf2Rate(hash, length) * time / 1000 / share);
@@ -134,7 +135,7 @@ export class Luks1Volume implements LuksVolume {
   async activate(index: number, passphrase: Uint8Array, masterKey: Uint8Array, iterTime: number | undefined): Promise<void> {
     const { cipher, hash, keyBytes, keyslots } = this.#header;
     const { offset } = keyslots[index]!;
-    const iterations = iterationsFor(hash, Math.min(keyBytes, digestSize(hash)!), iterTime, Math.ceil(keyBytes / digestSize(hash)!));
+    const iterations = pbkdf2Iterations(hash, Math.min(keyBytes, digestSize(hash)!), iterTime, Math.ceil(keyBytes / digestSize(hash)!));
     const salt = randomBytes(saltSize);
     const material = new Uint8Array(materialSize(keyBytes));
     material.set(split(masterKey, stripeCount, hash));

@@ -2,10 +2,10 @@
 import { BlockError, Errno } from '../block/errors.js';
 import type { OptionValue } from '../block/options.js';
 import { argon2, type Argon2Cost } from '../platform/argon2.js';
-import { digest, digestSize, equalSecrets, pbkdf2, pbkdf2Rate, randomBytes, randomUuid } from '../platform/cryptography.js';
+import { digest, digestSize, equalSecrets, pbkdf2, randomBytes, randomUuid } from '../platform/cryptography.js';
 import { merge, split } from './anti-forensic.js';
 import { describeCipher, modeName, type ChosenCipher } from './cipher-names.js';
-import { defaultIterTime } from './luks1.js';
+import { defaultIterTime, digestShare, pbkdf2Iterations } from './luks1.js';
 import { stripeCount } from './luks1-header.js';
 import {
   checksumField, checksumOf, luks2BinarySize, luks2HeaderSizes, outlineLuks2, parseLuks2, serialiseLuks2, type JsonObject, type Luks2Header,
@@ -21,7 +21,6 @@ import { keyBytes as keyBytesOf, sectorCipher, sectorUnit, type SectorCipher } f
 const keyslotCount = 32;
 const saltSize = 32;
 const areaAlignment = 4096;
-const fewestIterations = 1000;
 const newHeaderSize = 16 * 1024;
 /** Bytes before the payload of a new volume. */
 export const luks2Size = 16 * 1024 * 1024;
@@ -71,7 +70,7 @@ export async function createLuks2({ cipher, hash, passphrase, iterTime, detached
   sectorCipher(cipher, masterKey, sectorSize);
   const salt = randomBytes(saltSize);
   const length = digestSize(hash)!;
-  const iterations = Math.max(fewestIterations, Math.floor(pbkdf2Rate(hash, length) / 8));
+  const iterations = pbkdf2Iterations(hash, length, iterTime, digestShare);
   const metadata: JsonObject = {
     keyslots: {}, tokens: {},
     segments: {
@@ -315,12 +314,12 @@ const argon2MemoryPerSecond = 512 * 1024;
 
 function newKdf(type: Kdf['type'], hash: string, length: number, iterTime: number | undefined): Kdf {
   const salt = randomBytes(saltSize);
-  const time = iterTime === undefined || iterTime === 0 ? defaultIterTime : iterTime;
   if (type === 'pbkdf2') {
-    const rounds = Math.ceil(length / digestSize(hash)!);
-    return { type, hash, iterations: Math.max(fewestIterations, Math.floor(pbkdf2Rate(hash, digestSize(hash)!) * time / 1000 / rounds)), salt };
+    const size = digestSize(hash)!;
+    return { type, hash, iterations: pbkdf2Iterations(hash, size, iterTime, Math.ceil(length / size)), salt };
   }
   const passes = 4;
+  const time = iterTime === undefined || iterTime === 0 ? defaultIterTime : iterTime;
   const memory = Math.min(1024 * 1024, Math.max(32 * 1024, Math.floor(argon2MemoryPerSecond * time / 1000 / passes)));
   return { type, time: passes, memory, lanes: 1, salt };
 }

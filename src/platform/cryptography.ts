@@ -22,10 +22,8 @@ export function digestSize(hash: string): number | undefined {
   }
 }
 
-export function digest(hash: string, ...parts: readonly Uint8Array[]): Uint8Array {
-  const state = crypto().createHash(hash);
-  for (const part of parts) state.update(part);
-  return state.digest();
+export function digest(hash: string, content: Uint8Array): Uint8Array {
+  return crypto().hash(hash, content, 'buffer');
 }
 
 /** PBKDF2, on another thread. */
@@ -35,8 +33,16 @@ export function pbkdf2(hash: string, passphrase: Uint8Array, salt: Uint8Array, i
   });
 }
 
-/** Iterations of PBKDF2 that take this machine about a second of processor time. */
+const rates = new Map<string, number>();
+
+/** Iterations of PBKDF2 that take this machine about a second of processor time; measured once. */
 export function pbkdf2Rate(hash: string, length: number): number {
+  const known = rates.get(`${hash} ${length}`) ?? measurePbkdf2(hash, length);
+  rates.set(`${hash} ${length}`, known);
+  return known;
+}
+
+function measurePbkdf2(hash: string, length: number): number {
   const salt = new Uint8Array(32);
   for (let iterations = 1 << 14;; iterations *= 4) {
     const before = process.cpuUsage();

@@ -213,19 +213,20 @@ const cases: readonly { readonly name: string; readonly persistent?: boolean; ru
     run: async (situation) => {
       const disk = await situation.open();
       const { size } = situation.target;
-      const { resize } = disk.node.ops.capabilities;
+      const { resize, growsNoise } = disk.node.ops.capabilities;
       if (situation.readOnly) return expectError(() => disk.resize(size * 2), 'PERMISSION');
       if (resize === 'none') return expectError(() => disk.resize(size * 2), 'NOT_SUPPORTED');
+      const options = { zeroNew: growsNoise === true };
       const model = new Uint8Array(size * 2);
       const data = pattern(size, 11);
       await disk.write(0, data);
       model.set(data);
-      await disk.resize(size * 2);
+      await disk.resize(size * 2, options);
       check(disk.size === size * 2, `size after growing: ${disk.size}`);
       await expectContent(disk, model);
       if (resize !== 'any') return;
       await disk.resize(size / 2);
-      await disk.resize(size);
+      await disk.resize(size, options);
       model.fill(0, size / 2);
       await expectContent(disk, model.subarray(0, size));
     },

@@ -46,7 +46,7 @@ export class LuksOps extends BlockOps {
       this.#below = below;
       this.#capabilities = {
         write: below.write, writeFlags: below.writeFlags & Req.FUA, zeroFlags: undefined, discard: false,
-        resize: this.#volume.payloadSize === undefined ? below.resize : 'none', growsOnWrite: false,
+        resize: this.#volume.payloadSize === undefined ? below.resize : 'none', growsOnWrite: false, growsNoise: true,
       };
     }
     return this.#capabilities;
@@ -95,7 +95,17 @@ export class LuksOps extends BlockOps {
     if (size > Number.MAX_SAFE_INTEGER - payloadOffset) {
       return Promise.reject(new BlockError('INVALID_ARGUMENT', 'The requested file size is too large', { errno: Errno.EFBIG }));
     }
-    return this.#file.resize(payloadOffset + size, { ...options, zeroNew: false });
+    return this.#resize(size, options);
+  }
+
+  async #resize(size: number, options: ResizeOptions): Promise<void> {
+    const from = this.size;
+    await this.#file.resize(this.#volume.payloadOffset + size, { ...options, zeroNew: false });
+    if (!options.zeroNew) return;
+    const zeroes = new Uint8Array(Math.min(maxTransfer, Math.max(0, size - from)));
+    for (let at = from; at < this.size; at += zeroes.length) {
+      await this.write(at, zeroes.subarray(0, Math.min(zeroes.length, this.size - at)), 0);
+    }
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
