@@ -1,5 +1,15 @@
 /** Sector bitmaps: the most significant bit of a byte is its first sector. */
 
+import { sectorSize } from './geometry.js';
+import { bitmapSize } from './layout.js';
+
+/** The bitmap of a block that is all there. */
+export function fullBitmap(blockSize: number): Uint8Array {
+  const bits = new Uint8Array(bitmapSize(blockSize));
+  setBits(bits, 0, blockSize / sectorSize);
+  return bits;
+}
+
 export function getBit(bits: Uint8Array, index: number): boolean {
   return (bits[index >> 3]! & (0x80 >> (index & 7))) !== 0;
 }

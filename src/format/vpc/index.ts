@@ -5,6 +5,7 @@ import { probeVpc } from './header.js';
 import { measureVpc } from './measure.js';
 import { openVpc } from './open.js';
 import { createOptions, openOptions, type VpcOpenOptions } from './options.js';
+import { streamVpc } from './stream.js';
 
 export const vpc: BlockDriver<VpcOpenOptions> = {
   name: 'vpc',
@@ -18,4 +19,5 @@ export const vpc: BlockDriver<VpcOpenOptions> = {
   open: openVpc,
   create: createVpc,
   measure: measureVpc,
+  stream: streamVpc,
 };

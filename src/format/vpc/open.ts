@@ -38,7 +38,7 @@ export async function openVpc(context: OpenContext<VpcOpenOptions>): Promise<Blo
     file, footer, header, size, parent: parent?.child, readOnly: context.readOnly, end: room ? blocksEnd : tail, footerOffset: tail,
     footerInPlace: footerInPlace && blocksEnd <= footerOffset(file.size),
   });
-  return new SparseOps(image, parent?.name);
+  return new SparseOps(image, parent?.name === '' ? undefined : parent?.name);
 }
 
 function mayGrow({ node }: BlockChild): boolean {

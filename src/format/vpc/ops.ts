@@ -6,7 +6,7 @@ import type { Facets } from '../../block/facets.js';
 import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import type { MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
-import { getBit, runLength, setBits } from './bitmap.js';
+import { fullBitmap, getBit, runLength, setBits } from './bitmap.js';
 import { checkSparse } from './check.js';
 import { sectorSize } from './geometry.js';
 import type { SparseImage } from './image.js';
@@ -162,7 +162,7 @@ export class SparseOps extends MappedFormat {
     const data = place + image.bitmapSize;
     const whole = this.cow === undefined;
     const pads = whole && !image.isFresh(data);
-    if (whole) yield* wait(image.file.write(place, allSectors(image)));
+    if (whole) yield* wait(image.file.write(place, fullBitmap(image.blockSize)));
     return {
       child: image.file, offset: data + within, length,
       padBefore: pads ? within : 0, padAfter: pads ? clusterSize - within - length : 0,
@@ -211,13 +211,6 @@ export class SparseOps extends MappedFormat {
 /** Only an image opened for a check has such blocks. */
 function misplaced(block: number, entry: number): BlockError {
   return new BlockError('CORRUPT_IMAGE', `Block ${block} at offset ${entry * sectorSize} lies outside the image`, { errno: Errno.EIO });
-}
-
-/** The bitmap of a block that is all there. */
-function allSectors({ bitmapSize, blockSize }: SparseImage): Uint8Array {
-  const bits = new Uint8Array(bitmapSize);
-  setBits(bits, 0, blockSize / sectorSize);
-  return bits;
 }
 
 const writable: Capabilities = Object.freeze({

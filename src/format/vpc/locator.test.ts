@@ -1,0 +1,28 @@
+import { describe, expect, it } from 'vitest';
+import { decodeLocator, newLocators, parentCandidates } from './locator.js';
+
+const utf16le = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'utf16le'));
+
+describe('names of parents', () => {
+  it.each([
+    ['W2ru', utf16le('.\\base.vhd'), 'base.vhd'],
+    ['W2ru', utf16le('..\\disks\\base.vhd\0\0'), '../disks/base.vhd'],
+    ['W2ku', utf16le('C:\\vm\\base.vhd'), 'C:/vm/base.vhd'],
+    ['Wi2r', new TextEncoder().encode('.\\base.vhd\0'), 'base.vhd'],
+    ['MacX', new TextEncoder().encode('file://localhost/disks/a%20b.vhd'), '/disks/a b.vhd'],
+    ['MacX', new TextEncoder().encode('file://./base.vhd'), 'base.vhd'],
+    ['MacX', new TextEncoder().encode('http://elsewhere/base.vhd'), undefined],
+    ['Mac ', new Uint8Array(16), undefined],
+  ])('%s %#', (platform, data, name) => {
+    expect(decodeLocator(platform, data)).toBe(name);
+  });
+
+  it('on another machine leads to the file beside the child; what looks like a protocol is not followed', () => {
+    expect(parentCandidates(['C:/vm/base.vhd', '//server/share/other.vhd', 'nbd:host:10809', '/disks/base.vhd']))
+      .toEqual(['/disks/base.vhd', 'base.vhd', 'other.vhd']);
+  });
+
+  it.each(['base.vhd', 'sub/a b.vhd', '/disks/ü.vhd'])('are read as written: %s', (name) => {
+    for (const { platform, data } of newLocators(name)) expect(decodeLocator(platform, data)).toBe(name);
+  });
+});
