@@ -3,7 +3,7 @@
  *
  * Data comes first, then a flush, then the entries that show it: what a power cut leaves refers only to what is there.
  */
-import { andThen, type MaybePromise } from '../util/maybe.js';
+import { andThen, isPromise, type MaybePromise } from '../util/maybe.js';
 import { Mutex, run, wait, type Steps } from '../util/steps.js';
 import type { BlockChild } from './child.js';
 import { Req, type LayerExtent } from './driver.js';
@@ -41,6 +41,11 @@ export abstract class AppendingFormat extends MappedFormat {
   protected alignment = 1;
   protected readOnly: boolean;
   readonly #mutex = new Mutex();
+  /** Something was written, or a write has ended, since the last flush began. */
+  #changed = true;
+  readonly #mark = (): void => {
+    this.#changed = true;
+  };
 
   constructor(readOnly: boolean) {
     super();
@@ -146,6 +151,18 @@ export abstract class AppendingFormat extends MappedFormat {
     return count;
   }
 
+  override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
+    this.#changed = true;
+    const done = super.write(offset, source, flags);
+    return isPromise(done) ? done.then(this.#mark) : done;
+  }
+
+  override writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
+    this.#changed = true;
+    const done = super.writeZeroes(offset, length, flags);
+    return isPromise(done) ? done.then(this.#mark) : done;
+  }
+
   protected override zero(offset: number, length: number, flags: number): MaybePromise<void> {
     return run(this.#zero(offset, offset + length, flags & (Req.MAY_UNMAP | Req.NO_FALLBACK)));
   }
@@ -190,9 +207,17 @@ export abstract class AppendingFormat extends MappedFormat {
     yield* this.tables.writeBack();
   }
 
+  /** Makes everything durable. The caller holds {@link exclusive}. */
   protected *flushAll(): Steps<void> {
-    yield* this.writeTables();
-    yield* wait(this.file.flush());
+    if (!this.#changed && !this.tables.dirty) return;
+    this.#changed = false;
+    try {
+      yield* this.writeTables();
+      yield* wait(this.file.flush());
+    } catch (error) {
+      this.#changed = true;
+      throw error;
+    }
   }
 
   *#finish(): Steps<void> {

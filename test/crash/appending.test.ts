@@ -39,7 +39,7 @@ async function judgeQcow(run: RunCommand, file: string): Promise<string | undefi
 const kinds: Readonly<Record<string, Pick<CrashSetup, 'driver' | 'size' | 'createOptions' | 'judge' | 'needsRepair'>>> = {
   'qed with clusters of 4 KiB': { driver: qed, size: 1 << 20, createOptions: { cluster_size: 4096, table_size: 2 }, judge: judgeQed },
   'qed': { driver: qed, size: 1 << 20, createOptions: {}, judge: judgeQed },
-  'vdi': { driver: vdi, size: 5 << 20, createOptions: {}, judge: judgeVdi, needsRepair: countsTooMany },
+  'vdi': { driver: vdi, size: 3 << 20, createOptions: {}, judge: judgeVdi, needsRepair: countsTooMany },
   'qcow': { driver: qcow, size: 1 << 20, createOptions: {}, judge: judgeQcow },
 };
 const states = Math.ceil(total / Object.keys(kinds).length);

@@ -152,9 +152,9 @@ export class QedOps extends AppendingFormat {
     const bytes = new Uint8Array(8);
     viewOf(bytes).setBigUint64(0, BigInt(size), true);
     await this.file.write(48, bytes);
+    await this.file.flush();
     this.#header = { ...this.#header, size };
     if (zeroNew) await this.zeroRange(from, size);
-    await this.flush();
   }
 
   #backing(): BackingFacet {

@@ -85,7 +85,9 @@ export class VdiOps extends AppendingFormat {
 
   /** What was reserved and then not used is not counted any more. */
   protected override *settle(): Steps<void> {
+    const recorded = this.#recorded;
     yield* this.#recordCount();
+    if (this.#recorded !== recorded) yield* wait(this.file.flush());
   }
 
   *#recordCount(): Steps<void> {
