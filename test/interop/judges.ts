@@ -112,7 +112,7 @@ export function judges(): Judge[] {
       name: '7-Zip', version: versionOf(sevenZip, [], /7-Zip.*?(\d+\.\d+)/),
       // What it refuses of qemu-img's own images, too, is not asked of it.
       can: (action, kind) => action === 'read' && kind.format in sevenZipTypes && !kind.encrypted && !newQcow2(kind)
-        && !/streamOptimized|Flat|vmfs/i.test(kind.options ?? '') && !(kind.format === 'qcow' && kind.compressed),
+        && !/Flat|vmfs/i.test(kind.options ?? '') && !(kind.format === 'qcow' && kind.compressed),
       read: (kind, image, raw) => void succeed('bash', ['-c', '"$0" e -so -t"$1" "$2" > "$3"', sevenZip, sevenZipTypes[kind.format]!, image, raw]),
     },
     mounter('libvhdi', 'vhdimount', (action, { format }) => action === 'read' && (format === 'vpc' || format === 'vhdx')),

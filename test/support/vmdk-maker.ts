@@ -3,8 +3,9 @@ import { writeFileSync } from 'node:fs';
 
 const sector = 512;
 
-function descriptor(createType: string, extents: string, parent = ''): string {
-  return `# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="${createType}"\n${parent}\n${extents}\n\nddb.adapterType = "lsilogic"\n`;
+function descriptor(createType: string, extent: string): string {
+  return `# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType="${createType}"\n`
+    + `# Extent description\n${extent}\n\n# The Disk Data Base\n#DDB\n\nddb.adapterType = "lsilogic"\n`;
 }
 
 /** An empty vmfsSparse disk at `filename`, its COWD extent beside it; `grain` in sectors. Returns the filename. */
