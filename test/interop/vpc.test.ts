@@ -134,21 +134,34 @@ describe.skipIf(!usable)('vpc', () => {
   });
 
   describe.skipIf(!havePeers('vhdimount', 'fusermount') || (!havePeers('7zz') && !havePeers('7z')))('chains of differencing disks', () => {
-    it('are read by libvhdi and 7-Zip', async () => {
-      mkdirSync(folder.file('mount'));
+    /** Resolves with the hash of what each of three disks shows, one on the other. */
+    async function makeChain(name: string, unit: number): Promise<string[]> {
       const model = new DiskModel(new Uint8Array(size));
       const hashes: string[] = [];
-      for (const [level, options] of [{}, { backing_file: 'chain0.vhd' }, { backing_file: 'chain1.vhd' }].entries()) {
-        const image = folder.file(`chain${level}.vhd`);
-        await create(image, { ...options, ...(level > 0 && { backing_fmt: 'vpc' }) });
-        const steps = randomSteps(20 + level, 6, level === 0 ? ['write'] : ['write', 'zero']);
+      for (const level of [0, 1, 2]) {
+        const image = folder.file(`${name}${level}.vhd`);
+        await create(image, level === 0 ? {} : { backing_file: `${name}${level - 1}.vhd`, backing_fmt: 'vpc' });
+        const steps = randomSteps(20 + level, 6, level === 0 ? ['write'] : ['write', 'zero'])
+          .map((step) => ({ ...step, offset: step.offset - (step.offset % unit), length: Math.ceil(step.length / unit) * unit }));
         await write(image, steps);
         hashes.push(sha256(model.apply(steps).bytes));
         expect(sha256(await contentOf(image)), `level ${level}`).toBe(hashes[level]);
-        const sevenZip = folder.run('7zz', []).status === null ? '7z' : '7zz';
-        expect(folder.run('sh', ['-c', `${sevenZip} e -tvhd -so ${image} | sha256sum`]).stdout.slice(0, 64), `level ${level}`).toBe(hashes[level]);
       }
-      folder.succeed('vhdimount', ['chain2.vhd', 'mount']);
+      return hashes;
+    }
+
+    it('are read by 7-Zip', async () => {
+      const sevenZip = folder.run('7zz', []).status === null ? '7z' : '7zz';
+      for (const [level, hash] of (await makeChain('odd', 1)).entries()) {
+        expect(folder.run('sh', ['-c', `${sevenZip} e -tvhd -so ${folder.file(`odd${level}.vhd`)} | sha256sum`]).stdout.slice(0, 64), `level ${level}`).toBe(hash);
+      }
+    });
+
+    it('are read by libvhdi', async () => {
+      // 20210425 takes a byte 0xf0 of a bitmap for 0xff.
+      const hashes = await makeChain('even', 4096);
+      mkdirSync(folder.file('mount'));
+      folder.succeed('vhdimount', ['even2.vhd', 'mount']);
       try {
         for (const [level, hash] of hashes.entries()) expect(sha256(readFileSync(folder.file(`mount/vhdi${level + 1}`))), `level ${level}`).toBe(hash);
       } finally {
