@@ -11,7 +11,8 @@ export const sectorSize = 512;
 const oldMagic = 'WithoutFreeSpace';
 const newMagic = 'WithouFreSpacExt';
 export const maxClusterSectors = Math.floor(0x7fff_ffff / 513);
-const maxTableEntries = Math.floor(0x7fff_ffff / 4);
+/** Longest table that is read. */
+export const maxTableEntries = Math.floor(0x7fff_ffff / 4);
 
 export interface ParallelsHeader {
   /** Table entries count clusters (the newer magic) rather than sectors. */

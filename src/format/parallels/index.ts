@@ -3,6 +3,7 @@ import type { BlockDriver } from '../../block/driver.js';
 import { createOptions, createParallels } from './create.js';
 import { isDescriptor } from './descriptor.js';
 import { probeHeader } from './header.js';
+import { measureParallels } from './measure.js';
 import { openParallels } from './open.js';
 import { openOptions, type ParallelsOptions } from './options.js';
 
@@ -11,8 +12,10 @@ export const parallels: BlockDriver<ParallelsOptions> = {
   kind: 'format',
   options: openOptions,
   createOptions,
+  beyondPeer: ['measure'],
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   probe: (head) => (probeHeader(head) || isDescriptor(head) ? 100 : 0),
   open: openParallels,
   create: createParallels,
+  measure: measureParallels,
 };
