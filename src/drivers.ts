@@ -4,6 +4,7 @@ import { DriverRegistry } from './block/registry.js';
 import { blkdebug } from './filter/blkdebug/index.js';
 import { blkverify } from './filter/blkverify/index.js';
 import { copyOnRead } from './filter/copy-on-read/index.js';
+import { quorum } from './filter/quorum/index.js';
 import { bochs } from './format/bochs/index.js';
 import { cloop } from './format/cloop/index.js';
 import { dmg } from './format/dmg/index.js';
@@ -24,7 +25,7 @@ import { nullAio, nullCo } from './protocol/null/index.js';
 import { vvfat } from './protocol/vvfat/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, bochs, cloop, copyOnRead, dmg, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow, qcow2, qed, raw, vdi, vhdx, vmdk, vpc, vvfat,
+  blkdebug, blkverify, bochs, cloop, copyOnRead, dmg, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow, qcow2, qed, quorum, raw, vdi, vhdx, vmdk, vpc, vvfat,
 ];
 
 /** A registry with every driver vdisk has, each as `view` shows it. */

@@ -232,6 +232,7 @@ export interface BlockDriver<O extends object = object> {
   readonly children: Readonly<Record<string, {
     readonly role: ChildRole;
     readonly optional?: boolean;
+    /** A list of them, each linked as `name.index`. */
     readonly many?: boolean;
     /** A bare filename given for it is an image whose format is guessed, not a file. */
     readonly probed?: boolean;

@@ -286,7 +286,7 @@ export class BlockGraph {
       node = new BlockNode({
         name, driver, settings: own.settings, readOnly: own.readOnly, probed, noIo: own.mode.noIo, explicitOptions: {},
       });
-      for (const [childName, { role, optional, probed: mayProbe }] of Object.entries(driver.children)) {
+      for (const [childName, { role, optional, many, probed: mayProbe }] of Object.entries(driver.children)) {
         const early = opened.find((edge) => edge.name === childName);
         if (early) {
           this.#link(node, childName, role, early.node);
@@ -307,9 +307,11 @@ export class BlockGraph {
         }
         delete options[childName];
         if (own.mode.noIo && role === 'data' && optional) continue;
-        const childNode = await this.#openChildNode(childName, reference, { ...own, ...childInheritance(own), protocol: !mayProbe });
-        this.#link(node, childName, role, childNode);
-        childNode.holds--;
+        for (const [place, each] of many ? membersOf(childName, reference) : [[childName, reference] as const]) {
+          const childNode = await this.#openChildNode(place, each, { ...own, ...childInheritance(own), protocol: !mayProbe });
+          this.#link(node, place, role, childNode);
+          childNode.holds--;
+        }
       }
       const references = takeReferences(options, driver);
       const { values, explicit } = coerceAll(driver, options, own);
@@ -512,4 +514,13 @@ export class BlockGraph {
       await this.#closeIfUnused(edge.node);
     }
   }
+}
+
+/** Several children under one name: `children.0`, `children.1` … */
+function membersOf(name: string, references: unknown): (readonly [string, unknown])[] {
+  if (typeof references !== 'object' || references === null) throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects a list`);
+  return Object.entries(references).map(([index, reference]) => {
+    if (!/^\d+$/.test(index)) throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects a list`);
+    return [`${name}.${index}`, reference] as const;
+  });
 }

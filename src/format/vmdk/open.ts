@@ -76,7 +76,7 @@ async function openExtent(index: number, line: ExtentLine, file: BlockChild, con
     throw new BlockError('ACCESS_DENIED', `Extent '${filename}' is read-only`, { errno: Errno.EACCES });
   }
   if (!filename.startsWith('/') && protocolPrefix(filename) === undefined && placeOf(file.node) === undefined) {
-    throw new BlockError('INVALID_ARGUMENT', `Cannot use relative paths with VMDK descriptor file '${file.node.filename}'`, { errno: Errno.EINVAL });
+    throw new BlockError('INVALID_ARGUMENT', `Cannot use relative paths with VMDK descriptor file '${file.node.filename}': Cannot generate a base directory for ${file.node.driver.name} nodes`, { errno: Errno.EINVAL });
   }
   const flat = type === 'FLAT' || type === 'VMFS';
   const child = await context.implicitChild(`extents.${index}`, { kind: 'extent', filename, role: flat ? 'data' : 'image' });
