@@ -122,6 +122,33 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
     });
   }
 
+  for (const [clusterSize, old] of [[512, false], [4096, false], [512, true], [MiB, false]] as const) {
+    it(`grows and shrinks as others can read, with ${old ? 'old ' : ''}clusters of ${clusterSize} bytes`, async () => {
+      const file = folder.file('resized.hds');
+      const sizes = [100 * 512, 3 * MiB + 512, 2 * MiB, 64 * MiB + 512 * 7, 70_000 - (70_000 % 512), 5 * MiB];
+      await make(file, sizes[0]!, clusterSize);
+      if (old) makeOld(file);
+      const model = new DiskModel(new Uint8Array(sizes[0]!));
+      for (const [turn, bytes] of sizes.entries()) {
+        const opened = graph();
+        const disk = await opened.openBackend(file, { driver: 'parallels', discard: 'unmap' });
+        await disk.resize(bytes, {});
+        model.resize(bytes);
+        const todo: Step[] = [{ kind: 'write', offset: 1000 * turn, length: 30_000, seed: turn }, { kind: 'write', offset: bytes - 3000, length: 3000, seed: turn + 50 }];
+        await applySteps(disk, todo);
+        model.apply(todo);
+        await disk.close();
+        await opened.close();
+        expect(same(await contentOf(file), model.bytes)).toBe(true);
+        for (const { img } of peers) {
+          expect(folder.succeed(img, ['check', '-f', 'parallels', file])).toContain('No errors were found');
+          folder.succeed(img, ['convert', '-f', 'parallels', '-O', 'raw', file, 'out.raw']);
+          expect(same(readFileSync(folder.file('out.raw')), model.bytes)).toBe(true);
+        }
+      }
+    });
+  }
+
   /** Offset and 32-bit word for each change of a sound image. */
   const damages: Readonly<Record<string, readonly (readonly [number, number])[]>> = {
     none: [], 'not closed': [[44, 0x746f_6e59]], 'data_off 0': [[48, 0]], 'data_off 1': [[48, 1]], 'one cluster twice': [[64 + 4, 1]],

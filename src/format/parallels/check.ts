@@ -38,7 +38,7 @@ export function* checkParallels(image: ParallelsImage, repair: Repair, report: (
   if (repairing) image.space = survey.space;
   for (const entry of survey.duplicates) {
     found(`duplicate offset in BAT entry ${entry}`);
-    if (repairing) yield* separate(image, entry);
+    if (repairing) yield* image.moveCluster(entry);
   }
   if (repairing && survey.duplicates.length + survey.outside.length > 0) {
     yield* image.flushTables();
@@ -60,24 +60,6 @@ function* cutEnd(image: ParallelsImage, { end }: Survey, repair: Repair, report:
   }
   yield* wait(image.file.resize(end));
   result.leaksFixed += clusters;
-}
-
-/** Gives an entry a copy of what it shares with another. */
-function* separate(image: ParallelsImage, entry: number): Steps<void> {
-  const from = image.hostOf(entry);
-  if (typeof from !== 'number') {
-    yield* wait(from);
-    return yield* separate(image, entry);
-  }
-  const bytes = new Uint8Array(Math.min(image.clusterSize, 1 << 20));
-  const { host } = yield* image.allocate(1, undefined);
-  for (let at = 0; at < image.clusterSize; at += bytes.length) {
-    const piece = bytes.subarray(0, Math.min(bytes.length, image.clusterSize - at));
-    yield* wait(image.file.read(from + at, piece));
-    yield* wait(image.file.write(host + at, piece));
-  }
-  yield* wait(image.file.flush());
-  yield* image.link(entry, 1, host);
 }
 
 /** What opening for writing does: a look at the table, and repairs where it or the header is broken. */

@@ -41,11 +41,9 @@ export interface Survey {
 export class ParallelsImage {
   readonly file: BlockChild;
   readonly clusterSize: number;
-  /** Bytes of the disk. */
-  readonly size: number;
   readonly growth: Growth;
   /** Byte where clusters begin. */
-  readonly start: number;
+  start: number;
   /** The header says so, too. */
   startStated: boolean;
   /** The last writer did not close the image. */
@@ -60,7 +58,6 @@ export class ParallelsImage {
   readonly #pages: TableCache;
   readonly #mutex = new Mutex();
   readonly #entryUnit: number;
-  readonly #tableBytes: number;
   #claimed = false;
   #freed: Clusters[] = [];
   #freedBytes = 0;
@@ -70,10 +67,8 @@ export class ParallelsImage {
     this.header = header;
     this.growth = growth;
     this.clusterSize = header.clusterSectors * sectorSize;
-    this.size = header.sectors * sectorSize;
     this.unclean = header.inUse === inUseMark;
     this.#entryUnit = header.countsClusters ? this.clusterSize : sectorSize;
-    this.#tableBytes = headerSize + header.tableEntries * 4;
     const { sector, stated } = dataStart(header, file.size);
     this.start = sector * sectorSize;
     this.startStated = stated;
@@ -82,6 +77,11 @@ export class ParallelsImage {
       store: (page) => this.#storePage(page),
     });
   }
+
+  /** Bytes of the disk. */
+  get size(): number { return this.header.sectors * sectorSize; }
+
+  get #tableBytes(): number { return headerSize + this.header.tableEntries * 4; }
 
   /** The image is marked as being written to. */
   get claimed(): boolean { return this.#claimed; }
@@ -162,6 +162,29 @@ export class ParallelsImage {
     }
   }
 
+  /** Gives a cluster that lies somewhere another place, with what it holds. The old one is not freed. */
+  *moveCluster(cluster: number): Steps<void> {
+    const from = yield* this.hostOfNow(cluster);
+    const bytes = new Uint8Array(Math.min(this.clusterSize, 1 << 20));
+    const { host } = yield* this.allocate(1, undefined);
+    for (let at = 0; at < this.clusterSize; at += bytes.length) {
+      const piece = bytes.subarray(0, Math.min(bytes.length, this.clusterSize - at));
+      yield* wait(this.file.read(from + at, piece));
+      yield* wait(this.file.write(host + at, piece));
+    }
+    yield* wait(this.file.flush());
+    yield* this.link(cluster, 1, host);
+  }
+
+  /** {@link hostOf}, waited for. */
+  *hostOfNow(cluster: number): Steps<number> {
+    for (;;) {
+      const host = this.hostOf(cluster);
+      if (typeof host === 'number') return host;
+      yield* wait(host);
+    }
+  }
+
   /** Gives room back that was never linked. */
   cancel(host: number, count: number): void {
     this.space!.free({ first: (host - this.start) / this.clusterSize, count });
@@ -170,11 +193,7 @@ export class ParallelsImage {
   /** Unlinks up to `count` clusters from `cluster` on; their room is free after the next flush. */
   *unlink(cluster: number, count: number): Steps<void> {
     for (let index = cluster; index < Math.min(cluster + count, this.header.tableEntries); index++) {
-      let host = this.hostOf(index);
-      while (typeof host !== 'number') {
-        yield* wait(host);
-        host = this.hostOf(index);
-      }
+      const host = yield* this.hostOfNow(index);
       if (host === 0) continue;
       yield* this.link(index, 1, 0);
       this.#free(this.clustersOf(host, this.clusterSize));
@@ -198,6 +217,11 @@ export class ParallelsImage {
   *flush(): Steps<void> {
     if (this.#pages.dirtyCount > 0 || this.#freed.length > 0) yield* this.flushTables();
     else yield* wait(this.file.flush());
+  }
+
+  /** Forgets pages of the table, which must all be written back. */
+  forgetPages(): void {
+    this.#pages.clear();
   }
 
   *flushTables(): Steps<void> {

@@ -12,7 +12,7 @@ export const parallels: BlockDriver<ParallelsOptions> = {
   kind: 'format',
   options: openOptions,
   createOptions,
-  beyondPeer: ['measure'],
+  beyondPeer: ['measure', 'resize'],
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   probe: (head) => (probeHeader(head) || isDescriptor(head) ? 100 : 0),
   open: openParallels,

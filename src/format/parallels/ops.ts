@@ -1,8 +1,8 @@
 /** The open layer: requests on one side, the image's table on the other. */
 import type { BlockChild } from '../../block/child.js';
-import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent } from '../../block/driver.js';
+import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
-import { Errno, systemError } from '../../block/errors.js';
+import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
 import { MappedFormat, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import type { MaybePromise } from '../../util/maybe.js';
@@ -10,6 +10,7 @@ import { run, wait, type Steps } from '../../util/steps.js';
 import { storedBitmaps } from './bitmaps.js';
 import { checkParallels, prepareWriting } from './check.js';
 import type { ParallelsImage } from './image.js';
+import { resizeParallels } from './resize.js';
 
 /** Clusters looked at for one answer. */
 const mostClusters = 1 << 16;
@@ -135,6 +136,13 @@ export class ParallelsOps extends MappedFormat {
     return this.#readOnly ? undefined : this.#image.exclusive(() => run(this.#image.flush()));
   }
 
+  override async resize(size: number, { preallocation, zeroNew }: ResizeOptions): Promise<void> {
+    if (preallocation !== 'off') throw new BlockError('NOT_SUPPORTED', `Unsupported preallocation mode: ${preallocation}`);
+    if (zeroNew && this.cow !== undefined) throw new BlockError('NOT_SUPPORTED', 'An image on a longer backing file cannot grow');
+    // clusters may move: nobody else may be writing
+    await this.locks.withLock(0, Number.MAX_SAFE_INTEGER, 'exclusive', () => this.#image.exclusive(() => run(resizeParallels(this.#image, size))));
+  }
+
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
     return this.#facets[name];
   }
@@ -152,6 +160,6 @@ export class ParallelsOps extends MappedFormat {
 }
 
 const writable: Capabilities = Object.freeze({
-  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'none', growsOnWrite: false,
+  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'any', growsOnWrite: false,
 });
-const readable: Capabilities = Object.freeze({ ...writable, write: false, discard: false });
+const readable: Capabilities = Object.freeze({ ...writable, write: false, discard: false, resize: 'none' });
