@@ -12,7 +12,7 @@ export const vdi: BlockDriver = {
   options: {},
   createOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
-  beyondPeer: ['measure'],
+  beyondPeer: ['measure', 'resize'],
   probe: probeVdi,
   open: openVdi,
   create: createVdi,

@@ -1,27 +1,28 @@
 /** The open layer: requests, and what the image can do beyond them. */
 import { AppendingFormat, Place, type EntryCodec } from '../../block/appending-format.js';
 import type { BlockChild } from '../../block/child.js';
-import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext } from '../../block/driver.js';
+import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext, type ResizeOptions } from '../../block/driver.js';
 import { FlatTable } from '../../block/entry-tables.js';
+import { BlockError, Errno } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
-import { wait, type Steps } from '../../util/steps.js';
+import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
 import { checkVdi } from './check.js';
-import { Field, ImageType, type VdiHeader } from './header.js';
 import { blockEntries, entrySize, strideOf } from './entries.js';
+import { Field, ImageType, type VdiHeader } from './header.js';
+import { growVdi } from './resize.js';
 
 export class VdiOps extends AppendingFormat {
-  readonly size: number;
   readonly clusterSize: number;
   override readonly limits: BlockLimits;
   protected readonly file: BlockChild;
   protected readonly cow: BlockChild | undefined;
-  protected readonly tables: FlatTable;
-  protected readonly entries: EntryCodec;
+  protected tables: FlatTable;
+  protected entries: EntryCodec;
   /** Without a parent what is not there reads as zero anyway. */
   protected readonly storesZero: boolean;
   readonly #context: OpenContext<object>;
-  readonly #header: VdiHeader;
+  #header: VdiHeader;
   readonly #facets: Partial<Facets>;
   /** Allocated blocks as the header on disk has them. */
   #recorded: number;
@@ -29,18 +30,17 @@ export class VdiOps extends AppendingFormat {
   /** `used`: blocks at the start of the file that may hold something. */
   constructor(context: OpenContext<object>, file: BlockChild, parent: BlockChild | undefined, header: VdiHeader, used: number) {
     super(context.readOnly);
-    const { blockSize, tableOffset, blocks, dataOffset, size, uuid } = header;
+    const { blockSize, dataOffset, uuid } = header;
     this.#context = context;
     this.#header = header;
     this.#recorded = header.allocated;
     this.file = file;
     this.cow = parent;
-    this.size = size;
     this.clusterSize = blockSize;
     this.limits = { ...unlimited, writeZeroesAlignment: blockSize, discardAlignment: blockSize };
     this.storesZero = parent !== undefined;
     this.entries = blockEntries(header);
-    this.tables = new FlatTable({ file, offset: tableOffset, length: blocks * entrySize }, entrySize, (event) => this.debug(event));
+    this.tables = this.#tableOf(header);
     this.end = dataOffset + used * strideOf(header);
     this.#facets = {
       identity: { id: uuid },
@@ -48,19 +48,27 @@ export class VdiOps extends AppendingFormat {
       check: {
         check: async (options) => {
           if (!this.readOnly) await this.flush();
-          const { allocated, ...result } = await this.exclusive(() => checkVdi(file, { ...header, allocated: this.#recorded }, options));
+          const { allocated, ...result } = await this.exclusive(() => checkVdi(file, { ...this.#header, allocated: this.#recorded }, options));
           if (options.repair === 'none') return result;
           this.tables.clear();
           this.#recorded = allocated;
-          this.end = dataOffset + allocated * strideOf(header);
+          this.end = this.#header.dataOffset + allocated * strideOf(this.#header);
           return result;
         },
       },
     };
   }
 
+  get size(): number {
+    return this.#header.size;
+  }
+
   get capabilities(): Capabilities {
-    return this.readOnly ? readable : writable;
+    return this.readOnly ? readable : this.#header.type === ImageType.FIXED ? fixed : writable;
+  }
+
+  #tableOf({ tableOffset, blocks }: VdiHeader): FlatTable {
+    return new FlatTable({ file: this.file, offset: tableOffset, length: blocks * entrySize }, entrySize, (event) => this.debug(event));
   }
 
   protected override debug(event: string): Promise<void> | undefined {
@@ -99,12 +107,38 @@ export class VdiOps extends AppendingFormat {
     this.#recorded = count;
   }
 
+  override async resize(size: number, { preallocation, zeroNew }: ResizeOptions): Promise<void> {
+    if (preallocation !== 'off') throw new BlockError('NOT_SUPPORTED', `Unsupported preallocation mode '${preallocation}'`, { errno: Errno.ENOTSUP });
+    if (size % 512 !== 0) throw new BlockError('INVALID_ARGUMENT', 'The new size must be a multiple of 512', { errno: Errno.EINVAL });
+    const from = this.size;
+    const moved = async (): Promise<void> => {
+      this.tables.clear();
+      await this.readsSettled();
+    };
+    // no write anywhere meanwhile: blocks may move
+    await this.locks.withLock(0, Number.MAX_SAFE_INTEGER, 'exclusive', () => this.exclusive(async () => {
+      await run(this.flushAll());
+      const { dataOffset } = this.#header;
+      const header = await growVdi(this.file, { ...this.#header, allocated: (this.end - dataOffset) / strideOf(this.#header) }, size, moved);
+      this.#header = header;
+      this.#recorded = header.allocated;
+      this.end = header.dataOffset + header.allocated * strideOf(header);
+      this.entries = blockEntries(header);
+      this.tables = this.#tableOf(header);
+    }));
+    // what lies behind the old end of its last block need not be zeroes
+    const blockEnd = Math.ceil(from / this.clusterSize) * this.clusterSize;
+    await this.zeroRange(from, zeroNew ? size : Math.min(size, blockEnd));
+  }
+
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
     return this.#facets[name];
   }
 }
 
 const writable: Capabilities = Object.freeze({
-  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'none', growsOnWrite: false,
+  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'grow', growsOnWrite: false,
 });
-const readable: Capabilities = Object.freeze({ ...writable, write: false });
+/** Its blocks lie in the order of the disk. */
+const fixed: Capabilities = Object.freeze({ ...writable, resize: 'none' });
+const readable: Capabilities = Object.freeze({ ...fixed, write: false });

@@ -170,6 +170,31 @@ describe('a VDI image', () => {
     expect([bytes.length, bytes[76], bytes[384], bytes[388], bytes[table + 12]]).toEqual([1024 + 4 * mib, 2, 4, 4, 3]);
   });
 
+  it.each([[100 * mib, 'into the room in front of its data', 1024], [2 ** 39, 'with a map in place of its first blocks', 1024 + 2 * mib]])(
+    'grows to %i bytes, %s', async (size, _how, dataOffset) => {
+      const image = await filled();
+      await folder.use('vdi', image, async (disk) => {
+        await disk.resize(size);
+        await disk.write(size - 512, new Uint8Array(512).fill(6));
+      });
+      expect(folder.bytes(image).readUInt32LE(344)).toBe(dataOffset);
+      expect(await check(image)).toMatchObject({ corruptions: 0 });
+      await folder.use('vdi', image, async (disk) => {
+        const byteAt = async (offset: number): Promise<number> => {
+          const byte = new Uint8Array(1);
+          await disk.read(offset, byte);
+          return byte[0]!;
+        };
+        expect(disk.size).toBe(size);
+        expect(await Promise.all([0, 2 * mib, 5 * mib, 6 * mib, 10 * mib, size - 513, size - 1].map(byteAt))).toEqual([0, 4, 3, 0, 0, 0, 6]);
+      }, { readOnly: true });
+    });
+
+  it('does not grow where it is fixed', async () => {
+    const image = await folder.create('vdi', mib, { static: true });
+    await folder.use('vdi', image, (disk) => expect(disk.resize(2 * mib)).rejects.toThrow('does not support resize'));
+  });
+
   it('is not made larger than the format allows', async () => {
     await expect(folder.create('vdi', 2 ** 50)).rejects.toThrow('Unsupported VDI image size (size is 0x4000000000000, max supported is 0x1fffff8000000)');
   });
