@@ -214,7 +214,7 @@ const cases: readonly { readonly name: string; readonly persistent?: boolean; ru
       const disk = await situation.open();
       const { size } = situation.target;
       const { resize, growsNoise } = disk.node.ops.capabilities;
-      if (situation.readOnly) return expectError(() => disk.resize(size * 2), 'PERMISSION');
+      if (disk.node.readOnly) return expectError(() => disk.resize(size * 2), 'PERMISSION');
       if (resize === 'none') return expectError(() => disk.resize(size * 2), 'NOT_SUPPORTED');
       const options = { zeroNew: growsNoise === true };
       const model = new Uint8Array(size * 2);
