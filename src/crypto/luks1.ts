@@ -4,6 +4,7 @@ import type { OptionValue } from '../block/options.js';
 import { digestSize, equalSecrets, pbkdf2, pbkdf2Rate, randomBytes, randomUuid } from '../platform/cryptography.js';
 import { merge, split } from './anti-forensic.js';
 import { describeCipher, modeName, type ChosenCipher } from './cipher-names.js';
+import { planKeyslots } from './keyslot-rules.js';
 import {
   keyslotCount, keyslotOffset, luks1HeaderSize, luks1Size, materialSize, parseLuks1, serialiseLuks1, stripeCount,
   type Luks1Header, type Luks1Keyslot,
@@ -164,65 +165,12 @@ export class Luks1Volume implements LuksVolume {
   }
 
   async #amend(masterKey: Uint8Array, change: AmendKeys): Promise<void> {
-    const { keyslot } = change;
-    if (change.state === 'active') {
-      if (change.newPassphrase === undefined) throw invalid("'new-secret' is required to activate a keyslot");
-      if (change.oldPassphrase !== undefined) throw invalid("'old-secret' must not be given when activating keyslots");
-      const index = this.#keyslotToFill(keyslot, change.force);
-      await this.activate(index, change.newPassphrase, masterKey, change.iterTime);
-      return;
-    }
-    if (change.newPassphrase !== undefined) throw invalid("'new-secret' must not be given when erasing keyslots");
-    if (change.iterTime !== undefined) throw invalid("'iter-time' must not be given when erasing keyslots");
-    for (const index of await this.#keyslotsToErase(change)) await this.#erase(index);
+    const active = (index: number): boolean => this.#header.keyslots[index]!.active;
+    const plan = await planKeyslots({
+      count: keyslotCount, active, taken: active,
+      opens: async (index, passphrase) => (await this.#open(index, passphrase)) !== undefined,
+    }, change);
+    if ('fill' in plan) await this.activate(plan.fill, plan.passphrase, masterKey, plan.iterTime);
+    else for (const index of plan.erase) await this.#erase(index);
   }
-
-  #keyslotToFill(keyslot: number | undefined, force: boolean): number {
-    const { keyslots } = this.#header;
-    if (keyslot === undefined) {
-      const free = keyslots.findIndex((slot) => !slot.active);
-      if (free < 0) throw invalid("Can't add a keyslot - all keyslots are in use");
-      return free;
-    }
-    const slot = this.#keyslot(keyslot);
-    if (slot.active && !force) throw invalid(`Refusing to overwrite active keyslot ${keyslot} - please erase it first`);
-    return keyslot;
-  }
-
-  async #keyslotsToErase({ keyslot, oldPassphrase, force }: AmendKeys): Promise<readonly number[]> {
-    const { keyslots } = this.#header;
-    const activeCount = keyslots.filter((slot) => slot.active).length;
-    if (keyslot !== undefined) {
-      const slot = this.#keyslot(keyslot);
-      if (oldPassphrase !== undefined && (await this.#open(keyslot, oldPassphrase)) === undefined) {
-        throw invalid(`Given keyslot ${keyslot} doesn't contain the given old password for erase operation`);
-      }
-      if (!force && !slot.active) throw invalid(`Given keyslot ${keyslot} is already erased (inactive) `);
-      if (!force && activeCount === 1) {
-        throw invalid(`Attempt to erase the only active keyslot ${keyslot} which will erase all the data in the image irreversibly - refusing operation`);
-      }
-      return [keyslot];
-    }
-    if (oldPassphrase === undefined) {
-      throw invalid('To erase keyslot(s), either explicit keyslot index or the password currently contained in them must be given');
-    }
-    const matching: number[] = [];
-    for (let index = 0; index < keyslotCount; index++) if ((await this.#open(index, oldPassphrase)) !== undefined) matching.push(index);
-    if (matching.length === 0) throw invalid('No keyslots match given (old) password for erase operation');
-    if (!force && matching.length === activeCount) {
-      throw invalid('All the active keyslots match the (old) password that was given and erasing them will erase all the data in the image '
-        + 'irreversibly - refusing operation');
-    }
-    return matching;
-  }
-
-  #keyslot(index: number): Luks1Keyslot {
-    const slot = this.#header.keyslots[index];
-    if (slot === undefined) throw invalid(`Invalid keyslot ${index >>> 0} specified, must be between 0 and ${keyslotCount - 1}`);
-    return slot;
-  }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: Errno.EINVAL });
 }

@@ -5,6 +5,7 @@ import { argon2, type Argon2Cost } from '../platform/argon2.js';
 import { digest, digestSize, equalSecrets, pbkdf2, randomBytes, randomUuid } from '../platform/cryptography.js';
 import { merge, split } from './anti-forensic.js';
 import { describeCipher, modeName, type ChosenCipher } from './cipher-names.js';
+import { planKeyslots } from './keyslot-rules.js';
 import { defaultIterTime, digestShare, pbkdf2Iterations } from './luks1.js';
 import { stripeCount } from './luks1-header.js';
 import {
@@ -243,64 +244,34 @@ export class Luks2Volume implements LuksVolume {
   async #erase(id: string): Promise<void> {
     const { metadata } = this.#header;
     const keyslot = readKeyslot(metadata, id);
-    if (keyslot !== undefined && keyslot.offset + keyslot.size <= this.#store.size) {
-      await this.#store.write(keyslot.offset, randomBytes(keyslot.size));
-      await this.#store.flush();
-    }
+    if (keyslot !== undefined) await this.#wipe(keyslot);
     const { [id]: _erased, ...rest } = objectIn(metadata, 'keyslots');
     await this.#change(rest, (ids) => ids.filter((other) => other !== id));
   }
 
-  async #amend(masterKey: Uint8Array, { state, keyslot, newPassphrase, oldPassphrase, iterTime, force }: AmendKeys): Promise<void> {
-    const keyslots = this.#keyslots();
-    const taken = Object.keys(objectIn(this.#header.metadata, 'keyslots'));
-    if (keyslot !== undefined && (keyslot < 0 || keyslot >= keyslotCount)) {
-      throw invalid(`Invalid keyslot ${keyslot >>> 0} specified, must be between 0 and ${keyslotCount - 1}`);
-    }
-    if (state === 'active') {
-      if (newPassphrase === undefined) throw invalid("'new-secret' is required to activate a keyslot");
-      if (oldPassphrase !== undefined) throw invalid("'old-secret' must not be given when activating keyslots");
-      const id = keyslot === undefined ? Array.from({ length: keyslotCount }, (_, index) => String(index)).find((each) => !taken.includes(each)) : String(keyslot);
-      if (id === undefined) throw invalid("Can't add a keyslot - all keyslots are in use");
-      if (taken.includes(id) && !force) throw invalid(`Refusing to overwrite active keyslot ${id} - please erase it first`);
-      const { hash, kdf } = keyslots[0] ?? { hash: 'sha256', kdf: { type: 'argon2id' as const } };
-      const replaced = readKeyslot(this.#header.metadata, id);
-      await this.activate(id, newPassphrase, masterKey, { hash, iterTime, kdf: kdf.type });
-      // the new key material has room of its own: what it replaces is wiped once it is in force
-      if (replaced !== undefined) await this.#store.write(replaced.offset, randomBytes(replaced.size));
-      return;
-    }
-    if (newPassphrase !== undefined) throw invalid("'new-secret' must not be given when erasing keyslots");
-    if (iterTime !== undefined) throw invalid("'iter-time' must not be given when erasing keyslots");
-    for (const id of await this.#toErase(keyslots, keyslot, oldPassphrase, force)) await this.#erase(id);
+  async #wipe({ offset, size }: Luks2Keyslot): Promise<void> {
+    if (offset + size > this.#store.size) return;
+    await this.#store.write(offset, randomBytes(size));
+    await this.#store.flush();
   }
 
-  async #toErase(keyslots: readonly Luks2Keyslot[], index: number | undefined, oldPassphrase: Uint8Array | undefined, force: boolean): Promise<readonly string[]> {
-    if (index !== undefined) {
-      const keyslot = keyslots.find(({ id }) => id === String(index));
-      if (oldPassphrase !== undefined && (keyslot === undefined || (await this.#open(keyslot, oldPassphrase)) === undefined)) {
-        throw invalid(`Given keyslot ${index} doesn't contain the given old password for erase operation`);
-      }
-      if (keyslot === undefined) {
-        if (force) return [];
-        throw invalid(`Given keyslot ${index} is already erased (inactive) `);
-      }
-      if (!force && keyslots.length === 1) {
-        throw invalid(`Attempt to erase the only active keyslot ${index} which will erase all the data in the image irreversibly - refusing operation`);
-      }
-      return [keyslot.id];
+  async #amend(masterKey: Uint8Array, change: AmendKeys): Promise<void> {
+    const keyslots = new Map(this.#keyslots().map((keyslot) => [Number(keyslot.id), keyslot]));
+    const all = objectIn(this.#header.metadata, 'keyslots');
+    const plan = await planKeyslots({
+      count: keyslotCount, active: (index) => keyslots.has(index), taken: (index) => String(index) in all,
+      opens: async (index, passphrase) => (await this.#open(keyslots.get(index)!, passphrase)) !== undefined,
+    }, change);
+    if ('erase' in plan) {
+      for (const index of plan.erase) await this.#erase(String(index));
+      return;
     }
-    if (oldPassphrase === undefined) {
-      throw invalid('To erase keyslot(s), either explicit keyslot index or the password currently contained in them must be given');
-    }
-    const matching: string[] = [];
-    for (const keyslot of keyslots) if ((await this.#open(keyslot, oldPassphrase)) !== undefined) matching.push(keyslot.id);
-    if (matching.length === 0) throw invalid('No keyslots match given (old) password for erase operation');
-    if (!force && matching.length === keyslots.length) {
-      throw invalid('All the active keyslots match the (old) password that was given and erasing them will erase all the data in the image '
-        + 'irreversibly - refusing operation');
-    }
-    return matching;
+    const id = String(plan.fill);
+    const [{ hash, kdf } = { hash: 'sha256', kdf: { type: 'argon2id' as const } }] = keyslots.values();
+    const replaced = readKeyslot(this.#header.metadata, id);
+    await this.activate(id, plan.passphrase, masterKey, { hash, iterTime: plan.iterTime, kdf: kdf.type });
+    // The new key material has room of its own: what it replaces is wiped once it is in force.
+    if (replaced !== undefined) await this.#wipe(replaced);
   }
 }
 
@@ -329,8 +300,4 @@ function writtenKdf(kdf: Kdf): JsonObject {
   if (kdf.type === 'pbkdf2') return { type: kdf.type, salt, hash: kdf.hash, iterations: kdf.iterations };
   const { type, time, memory, lanes }: Argon2Cost = kdf;
   return { type, salt, time, memory, cpus: lanes };
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: Errno.EINVAL });
 }

@@ -71,3 +71,9 @@ describe('without the native library', () => {
     expect(Buffer.compare(found, expected)).toBe(0);
   });
 });
+
+it('takes whole sectors only', () => {
+  const cipher = sectorCipher({ keySize: 16, mode: 'cbc', ivGenerator: 'plain64' }, new Uint8Array(16), 512);
+  expect(() => cipher.encrypt(0, new Uint8Array(500), new Uint8Array(500))).toThrow('Only whole sectors can be encrypted');
+  expect(() => cipher.decrypt(0.5, new Uint8Array(512), new Uint8Array(512))).toThrow('Only whole sectors can be encrypted');
+});

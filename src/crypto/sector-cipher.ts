@@ -82,6 +82,7 @@ class Batches implements SectorCipher {
   }
 
   #run(sector: number, source: Uint8Array, target: Uint8Array, encrypts: boolean): void {
+    if (source.length % this.#sectorSize !== 0 || !Number.isInteger(sector)) throw new RangeError('Only whole sectors can be encrypted');
     for (let at = 0; at < source.length; at += batchSize) {
       const length = Math.min(batchSize, source.length - at);
       const from = source.subarray(at, at + length);
