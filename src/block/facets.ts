@@ -103,8 +103,8 @@ export interface BackingFacet {
   /** As stored in the image. */
   readonly filename: string | undefined;
   readonly format: string | undefined;
-  /** Rewrites the reference; undefined filename removes it. Does not touch the open chain. */
-  change(filename: string | undefined, format: string | undefined): Promise<void>;
+  /** Rewrites the reference; undefined filename removes it. Does not touch the open chain. `identity`: that of the new backing file, where it was looked at. */
+  change(filename: string | undefined, format: string | undefined, identity?: IdentityFacet): Promise<void>;
 }
 
 export interface AmendFacet {

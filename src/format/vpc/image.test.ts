@@ -234,3 +234,20 @@ describe('a fixed image', () => {
     expectBytes(await contentOf(image), filled(2 * MiB, [MiB - 100, 100, 1], [2 * MiB - 100, 100, 2]));
   });
 });
+
+describe('the parent of a differencing image', () => {
+  it('is another one, or has another name, from the next opening on', async () => {
+    const [parent, other] = [await create({ size: MiB }), await create({ size: MiB })];
+    const child = await written(await create({ size: MiB, backing_file: 'parent.vhd' }, parent), [[70_000, 5000, 4]], parent);
+    const first = await open(child, {}, parent);
+    const identity = (await open(other, { readOnly: true })).disk.facet('identity')!;
+    await first.disk.node.facet('backing')!.change('sub/other.vhd', 'vpc', identity);
+    await first.disk.write(0, new Uint8Array(100).fill(5));
+    const changed = await first.close();
+    await expect(open(changed, {}, parent)).rejects.toThrow('is not the parent of this image');
+    expectBytes(await contentOf(changed, other), filled(MiB, [0, 100, 5], [70_000, 5000, 4]));
+    const again = await open(changed, { readOnly: true }, other);
+    expect(again.disk.node.facet('backing')).toMatchObject({ filename: 'sub/other.vhd', format: 'vpc' });
+    await again.close();
+  });
+});

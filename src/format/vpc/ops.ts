@@ -7,8 +7,10 @@ import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } f
 import type { MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { fullBitmap, getBit, runLength, setBits } from './bitmap.js';
+import { changeParent } from './backing.js';
 import { checkSparse } from './check.js';
 import { sectorSize } from './geometry.js';
+import { DiskType } from './header.js';
 import type { SparseImage } from './image.js';
 import { absent } from './layout.js';
 import { resizeSparse } from './resize.js';
@@ -18,6 +20,8 @@ export class SparseOps extends MappedFormat {
   readonly clusterSize: number;
   override readonly limits: BlockLimits;
   protected readonly cow: BlockChild | undefined;
+  /** Sectors may be left to a parent, even where the user does without it. */
+  readonly #differencing: boolean;
   readonly #facets: Partial<Facets>;
 
   /** `backing` is the parent's name as the image has it. */
@@ -26,6 +30,7 @@ export class SparseOps extends MappedFormat {
     this.image = image;
     this.clusterSize = image.blockSize;
     this.cow = image.parent;
+    this.#differencing = image.footer.type === DiskType.DIFFERENCING;
     this.limits = {
       requestAlignment: sectorSize, maxTransfer: 0, maxWriteZeroes: 0, maxDiscard: 0, writeZeroesAlignment: 0, discardAlignment: image.blockSize,
     };
@@ -33,9 +38,7 @@ export class SparseOps extends MappedFormat {
       formatInfo: { specific: () => undefined, clusterSize: image.blockSize },
       identity: { get id() { return image.footer.uuid; }, get timestamp() { return image.footer.timestamp; } },
       check: { check: (options) => checkSparse(image, options) },
-      ...(backing !== undefined && {
-        backing: { filename: backing, format: 'vpc', change: () => Promise.reject(systemError(Errno.ENOTSUP)) },
-      }),
+      ...(this.#differencing && { backing: this.#backing(backing) }),
     };
   }
 
@@ -44,7 +47,7 @@ export class SparseOps extends MappedFormat {
   }
 
   get capabilities(): Capabilities {
-    return this.image.readOnly ? readOnly : this.cow === undefined ? writable : differencing;
+    return this.image.readOnly ? readOnly : this.#differencing ? differencing : writable;
   }
 
   protected map(offset: number, length: number): LayerExtent | AskAgain {
@@ -113,13 +116,26 @@ export class SparseOps extends MappedFormat {
     await this.flush();
   }
 
+  #backing(name: string | undefined): Facets['backing'] {
+    const { image } = this;
+    return {
+      filename: name,
+      format: name === undefined ? undefined : 'vpc',
+      change: async (filename, format, identity) => {
+        // Without a parent, what its child leaves out has no meaning to others than us.
+        if (filename === undefined || format !== 'vpc') throw systemError(Errno.ENOTSUP);
+        await image.exclusive(() => run(changeParent(image, filename, identity)));
+      },
+    };
+  }
+
   /** Undefined where nothing has to be waited for. */
   #fetched(loading: MaybePromise<void>): AskAgain | undefined {
     return loading instanceof Promise ? loading : undefined;
   }
 
   #missing(length: number): LayerExtent {
-    return this.cow === undefined ? { kind: 'zero', length, allocated: true } : { kind: 'backing', length };
+    return this.#differencing ? { kind: 'backing', length } : { kind: 'zero', length, allocated: true };
   }
 
   #data(entry: number, within: number, length: number): LayerExtent {
@@ -160,7 +176,7 @@ export class SparseOps extends MappedFormat {
     const { image, clusterSize } = this;
     const place = image.reserve();
     const data = place + image.bitmapSize;
-    const whole = this.cow === undefined;
+    const whole = !this.#differencing;
     const pads = whole && !image.isFresh(data);
     if (whole) yield* wait(image.file.write(place, fullBitmap(image.blockSize)));
     return {
@@ -174,7 +190,7 @@ export class SparseOps extends MappedFormat {
 
   *#showBlock(block: number, place: number, within: number, length: number): Steps<void> {
     const { image } = this;
-    if (this.cow === undefined) image.markFull(block);
+    if (!this.#differencing) image.markFull(block);
     else {
       const bitmap = image.bitmaps.create(block * image.bitmapSize);
       setBits(bitmap.bytes, within / sectorSize, (within + length) / sectorSize);
@@ -199,7 +215,7 @@ export class SparseOps extends MappedFormat {
   }
 
   *#unmap(offset: number, length: number): Steps<void> {
-    if (this.cow !== undefined) return;
+    if (this.#differencing) return;
     try {
       yield* this.#zero(offset, length, Req.MAY_UNMAP | Req.NO_FALLBACK);
     } catch (error) {

@@ -2,6 +2,7 @@
 import type { BlockBackend } from '../../../block/child.js';
 import { Perm, Req } from '../../../block/driver.js';
 import { BlockError, Errno, strerror } from '../../../block/errors.js';
+import type { IdentityFacet } from '../../../block/facets.js';
 import { placeOf, resolveReference } from '../../../block/filename.js';
 import type { BlockGraph } from '../../../block/graph.js';
 import { findInChain, unfiltered } from '../../../image/chain.js';
@@ -51,11 +52,12 @@ export async function main(argv: string[]): Promise<number> {
       if (backingFormat !== undefined && graph.drivers.get(backingFormat) === undefined) throw new CliError(`Invalid format name: '${backingFormat}'`);
       const compresses = (image.node.ops.capabilities.writeFlags & Req.COMPRESSED) !== 0;
       if (compress && !compresses) throw new CliError('Compression not supported for this file format');
+      let identity: IdentityFacet | undefined;
       if (!unsafe) {
         const target = { filename: backing!, format: backingFormat, cache: sourceCache, forceShare };
-        await keepContent(graph, image, target, compress, (done, total) => progress.report(done, total));
+        identity = await keepContent(graph, image, target, compress, (done, total) => progress.report(done, total));
       }
-      await changeReference(image, backing, backingFormat);
+      await changeReference(image, backing, backingFormat, identity);
     });
     progress.report(1, 1);
   } finally {
@@ -64,8 +66,8 @@ export async function main(argv: string[]): Promise<number> {
   return 0;
 }
 
-/** Makes the image independent of the difference between its old backing file and the new one. */
-async function keepContent(graph: BlockGraph, image: BlockBackend, wanted: NewBacking, compress: boolean, progress: (done: number, total: number) => void): Promise<void> {
+/** Makes the image independent of the difference between its old backing file and the new one. Resolves with how the new one is known again. */
+async function keepContent(graph: BlockGraph, image: BlockBackend, wanted: NewBacking, compress: boolean, progress: (done: number, total: number) => void): Promise<IdentityFacet | undefined> {
   const top = unfiltered(image.node);
   const sharedBase = wanted.filename === '' ? undefined : findInChain(top, wanted.filename, canonicalPath);
   let newBacking: BlockBackend | undefined;
@@ -73,6 +75,7 @@ async function keepContent(graph: BlockGraph, image: BlockBackend, wanted: NewBa
   else if (wanted.filename !== '') newBacking = await openNewBacking(image, wanted);
   try {
     await copyDifferences(image, { newBacking, sharedBase, alignment: changeUnit(image.node, compress), compress, progress });
+    return newBacking?.facet('identity');
   } finally {
     await newBacking?.close();
   }
@@ -87,14 +90,14 @@ async function openNewBacking(image: BlockBackend, { filename, format, cache, fo
   }
 }
 
-async function changeReference(image: BlockBackend, backing: string | undefined, format: string | undefined): Promise<void> {
+async function changeReference(image: BlockBackend, backing: string | undefined, format: string | undefined, identity: IdentityFacet | undefined): Promise<void> {
   const failed = (reason: string): CliError => new CliError(`Could not change the backing file to '${backing ?? '(null)'}': ${reason}`);
   const facet = unfiltered(image.node).facet('backing');
   if (facet === undefined) throw failed('Operation not supported');
   if (backing === undefined || backing === '') return facet.change(undefined, undefined);
   if (format === undefined) throw failed('backing format must be specified');
   try {
-    await facet.change(backing, format);
+    await facet.change(backing, format, identity);
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
     throw failed(error.errno === Errno.ENOSPC ? 'No space left in the file header' : strerror(error.errno));
