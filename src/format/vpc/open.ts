@@ -77,14 +77,19 @@ async function readDynamicHeader(file: BlockChild, footer: Footer, size: number)
   const bytes = new Uint8Array(dynamicHeaderSize);
   if (footer.dataOffset! < file.size) await file.read(footer.dataOffset!, bytes);
   const header = parseDynamicHeader(bytes);
-  const { blockSize, maxEntries, tableOffset } = header;
+  requireTable(header, size);
+  const { maxEntries, tableOffset } = header;
+  if (tableOffset + maxEntries * 4 > file.size) throw truncated();
+  return header;
+}
+
+/** @throws BlockError with the peer's text where the table cannot be that of such a disk */
+export function requireTable({ blockSize, maxEntries, tableOffset }: DynamicHeader, size: number): void {
   if (blockSize < sectorSize || !Number.isInteger(Math.log2(blockSize))) throw corrupt(`Invalid block size ${blockSize}`);
   if (blockSize > largestBlock) throw unsupported(`Block size ${blockSize} is too large`);
   if (maxEntries < blockCount(size, blockSize)) throw corrupt('Page table too small');
   if (maxEntries > maxTableEntries) throw corrupt(`Max Table Entries too large (${maxEntries | 0})`);
   if (tableOffset % sectorSize !== 0) throw corrupt(`Page table offset ${tableOffset} is not a multiple of ${sectorSize}`);
-  if (tableOffset + maxEntries * 4 > file.size) throw truncated();
-  return header;
 }
 
 /**
