@@ -118,6 +118,32 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', 'vmdkinfo'))('vmdk', () => {
     expect(JSON.parse(map)).toContainEqual(expect.objectContaining({ start: 2 * grain, length: grain, present: true, zero: true, data: false }));
   });
 
+  it('made of extents that end within a grain is one disk to QEMU and us', async () => {
+    const sectors = [1000, 129, 5001];
+    for (const [index, count] of sectors.entries()) {
+      folder.succeed('qemu-img', ['create', '-q', '-f', 'vmdk', '-o', 'subformat=twoGbMaxExtentSparse', file(`part${index}.vmdk`), String(count * 512)]);
+    }
+    const lines = sectors.map((count, index) => `RW ${count} SPARSE "part${index}-s001.vmdk"`);
+    writeFileSync(file('disk.vmdk'), `# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="twoGbMaxExtentSparse"\n# Extent description\n${lines.join('\n')}\n`);
+    const random = seededRandom(77);
+    const total = sectors.reduce((sum, count) => sum + count) * 512;
+    const steps: Step[] = Array.from({ length: 30 }, (_, index) => {
+      const length = 512 * (1 + Math.floor(random() * 300));
+      return { kind: 'write', seed: index, offset: 512 * Math.floor(random() * ((total - length) / 512 + 1)), length };
+    });
+    await withDisk(file('disk.vmdk'), (disk) => applySteps(disk, [...steps, { kind: 'write', seed: 1, offset: total - 512, length: 512 }]));
+    const model = new DiskModel(new Uint8Array(total)).apply([...steps, { kind: 'write', seed: 1, offset: total - 512, length: 512 }]);
+    await expectShown(file('disk.vmdk'), model.bytes);
+    writeFileSync(file('expected.raw'), model.bytes);
+    for (const peer of peers()) {
+      expect(folder.succeed(peer, ['compare', '-f', 'vmdk', '-F', 'raw', file('disk.vmdk'), file('expected.raw')])).toContain('identical');
+      expect(folder.succeed(peer, ['check', '-f', 'vmdk', file('disk.vmdk')])).toContain('No errors');
+    }
+    await withDisk(file('disk.vmdk'), async (disk) => {
+      expect(await disk.facet('check')!.check({ repair: 'none' })).toMatchObject({ corruptions: 0, leaks: 0 });
+    }, { readOnly: true });
+  }, 60_000);
+
   describe('a stream', () => {
     it('is continued where it ended, in order', async () => {
       await create(file('disk.vmdk'), { subformat: 'streamOptimized' });
@@ -208,6 +234,9 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', 'vmdkinfo'))('vmdk', () => {
       writeFileSync(file('expected.raw'), expected);
       for (const peer of peers()) expect(folder.succeed(peer, ['compare', '-f', 'vmdk', '-F', 'raw', file('disk.vmdk'), file('expected.raw')])).toContain('identical');
       await expect(withDisk(file('disk.vmdk'), () => Promise.resolve())).rejects.toThrow('No write support for seSparse');
+      await using graph = new BlockGraph({ drivers: createRegistry(), gate: () => true });
+      const disk = await graph.openBackend(file('disk.vmdk'), { driver: 'vmdk', readOnly: true });
+      await expect(graph.reopen(disk.node, { readOnly: false })).rejects.toThrow('No write support for seSparse');
       seSparseDisk(file('dirty.vmdk'), large, [], { journal: true });
       await expect(shown(file('dirty.vmdk'))).rejects.toThrow('Image is dirty, Replaying journal not supported');
     }, 60_000);

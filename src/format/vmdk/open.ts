@@ -18,84 +18,95 @@ import { sectorShape, seSparseShape } from './tables.js';
 /** Descriptors that a header does not place lie here. */
 const usualDescriptor: DescriptorPlace = { offset: sectorSize, length: 20 * sectorSize };
 
-type Context = OpenContext<object>;
-
-export async function openVmdk(context: Context): Promise<VmdkOps> {
-  const file = context.child('file')!;
-  const head = await bytesAt(file, 0, sectorSize);
-  const image = isHosted(head) ? await openHosted(file, head, context)
-    : isCowd(head) ? await openCowd(file, head, context)
-      : await openDescribed(file, { offset: 0, length: Math.min(file.size, maxDescriptor) }, context);
-  return new VmdkOps(image, context);
+/** An open under way. */
+interface Opening {
+  readonly context: OpenContext<object>;
+  /** Why the disk can only be read. */
+  refusal?: BlockError;
 }
 
-async function openHosted(file: BlockChild, head: Uint8Array, context: Context): Promise<VmdkImage> {
+/** @throws the reason where the disk is to be written */
+function readOnlyBecause(opening: Opening, reason: BlockError): void {
+  if (!opening.context.readOnly) throw reason;
+  opening.refusal ??= reason;
+}
+
+export async function openVmdk(context: OpenContext<object>): Promise<VmdkOps> {
+  const opening: Opening = { context };
+  const file = context.child('file')!;
+  const head = await bytesAt(file, 0, sectorSize);
+  const image = isHosted(head) ? await openHosted(file, head, opening)
+    : isCowd(head) ? await openCowd(file, head, opening)
+      : await openDescribed(file, { offset: 0, length: Math.min(file.size, maxDescriptor) }, opening);
+  return new VmdkOps(image, context, opening.refusal);
+}
+
+async function openHosted(file: BlockChild, head: Uint8Array, opening: Opening): Promise<VmdkImage> {
   const header = parseSparseHeader(head);
   const place = header.descriptor === 0 || header.descriptorLength === 0 ? usualDescriptor : {
     offset: header.descriptor * sectorSize, length: Math.min(header.descriptorLength * sectorSize, maxDescriptor),
   };
-  if (header.capacity === 0 && header.descriptor !== 0 && header.overhead === 0) return openDescribed(file, place, context);
-  const extent = await hostedExtent(file, header, '', context);
+  if (header.capacity === 0 && header.descriptor !== 0 && header.overhead === 0) return openDescribed(file, place, opening);
+  const extent = await hostedExtent(file, header, '', opening);
   const descriptor = await readDescriptor(file, place, true);
-  const backing = await openParent(descriptor, context);
+  const backing = await openParent(descriptor, opening);
   return new VmdkImage({ file, backing, descriptor, place, extents: [extent], header });
 }
 
-async function openCowd(file: BlockChild, head: Uint8Array, context: Context): Promise<VmdkImage> {
+async function openCowd(file: BlockChild, head: Uint8Array, opening: Opening): Promise<VmdkImage> {
   const descriptor = await readDescriptor(file, usualDescriptor, true);
   return new VmdkImage({
-    file, backing: await openParent(descriptor, context), descriptor, place: usualDescriptor, extents: [cowdExtent(file, parseCowdHeader(head), '')],
+    file, backing: await openParent(descriptor, opening), descriptor, place: usualDescriptor, extents: [cowdExtent(file, parseCowdHeader(head), '')],
   });
 }
 
 /** A file that is all descriptor. */
-async function openDescribed(file: BlockChild, place: DescriptorPlace, context: Context): Promise<VmdkImage> {
+async function openDescribed(file: BlockChild, place: DescriptorPlace, opening: Opening): Promise<VmdkImage> {
   const descriptor = await readDescriptor(file, place, false);
   const extents: Extent[] = [];
   for (const [index, line] of descriptor.extents.entries()) {
-    if (line.sectors > 0) extents.push(await openExtent(index, line, file, context));
+    if (line.sectors > 0) extents.push(await openExtent(index, line, file, opening));
   }
-  return new VmdkImage({ file, backing: await openParent(descriptor, context), descriptor, place, extents });
+  return new VmdkImage({ file, backing: await openParent(descriptor, opening), descriptor, place, extents });
 }
 
 async function readDescriptor(file: BlockChild, { offset, length }: DescriptorPlace, embedded: boolean): Promise<Descriptor> {
   return parseDescriptor(decodeText(await bytesAt(file, offset, length)), file.node.filename, embedded);
 }
 
-function openParent({ parentHint }: Descriptor, context: Context): Promise<BlockChild | undefined> {
+function openParent({ parentHint }: Descriptor, { context }: Opening): Promise<BlockChild | undefined> {
   return context.implicitChild('backing', { kind: 'backing', filename: parentHint ?? '', format: 'vmdk', role: 'cow' });
 }
 
-async function openExtent(index: number, line: ExtentLine, file: BlockChild, context: Context): Promise<Extent> {
+async function openExtent(index: number, line: ExtentLine, file: BlockChild, opening: Opening): Promise<Extent> {
   const size = line.sectors * sectorSize;
   const { filename, type } = line;
   if (line.access === 'NOACCESS') throw refused('Extents that must not be read (NOACCESS) are not supported');
   if (filename === undefined) return new ZeroExtent(size);
   if (type === 'VMFSRDM' || type === 'VMFSRAW') throw refused(`Extents that are devices (${type}) are not supported`);
-  if (line.access === 'RDONLY' && !context.readOnly) {
-    throw new BlockError('ACCESS_DENIED', `Extent '${filename}' is read-only`, { errno: Errno.EACCES });
+  if (line.access === 'RDONLY') {
+    readOnlyBecause(opening, new BlockError('ACCESS_DENIED', `Extent '${filename}' is read-only`, { errno: Errno.EACCES }));
   }
   if (!filename.startsWith('/') && protocolPrefix(filename) === undefined && placeOf(file.node) === undefined) {
     throw new BlockError('INVALID_ARGUMENT', `Cannot use relative paths with VMDK descriptor file '${file.node.filename}': Cannot generate a base directory for ${file.node.driver.name} nodes`, { errno: Errno.EINVAL });
   }
   const flat = type === 'FLAT' || type === 'VMFS';
-  const child = await context.implicitChild(`extents.${index}`, { kind: 'extent', filename, role: flat ? 'data' : 'image' });
+  const child = await opening.context.implicitChild(`extents.${index}`, { kind: 'extent', filename, role: flat ? 'data' : 'image' });
   if (child === undefined) throw corrupt(`Extent '${filename}' is missing`);
   if (flat) return new FlatExtent(child, { start: line.offset * sectorSize, size, type });
-  if (type === 'SESPARSE') return seSparseExtent(child, size, context);
+  if (type === 'SESPARSE') return seSparseExtent(child, size, opening);
   const head = await bytesAt(child, 0, sectorSize);
-  const extent = type === 'SPARSE' ? await hostedExtent(child, parseSparseHeader(head), type, context) : cowdExtent(child, parseCowdHeader(head), type);
-  return extent;
+  return type === 'SPARSE' ? hostedExtent(child, parseSparseHeader(head), type, opening) : cowdExtent(child, parseCowdHeader(head), type);
 }
 
 function refused(message: string): BlockError {
   return new BlockError('UNSUPPORTED_FEATURE', message, { errno: Errno.ENOTSUP });
 }
 
-async function hostedExtent(file: BlockChild, header: SparseHeader, type: string, { readOnly, mode }: Context): Promise<Extent> {
+async function hostedExtent(file: BlockChild, header: SparseHeader, type: string, opening: Opening): Promise<Extent> {
   const compressed = (header.flags & Flag.COMPRESSED) !== 0;
-  if (header.version === 3 && !compressed && !readOnly) {
-    throw new BlockError('UNSUPPORTED_FEATURE', 'VMDK version 3 must be read only', { errno: Errno.EINVAL });
+  if (header.version === 3 && !compressed) {
+    readOnlyBecause(opening, new BlockError('UNSUPPORTED_FEATURE', 'VMDK version 3 must be read only', { errno: Errno.EINVAL }));
   }
   if (header.capacity >= maxSectors) throw new BlockError('UNSUPPORTED_FEATURE', 'Could not refresh total sector count: File too large', { errno: Errno.EFBIG });
   const knowsZeroes = (header.flags & Flag.ZEROED_GRAIN) !== 0;
@@ -107,7 +118,7 @@ async function hostedExtent(file: BlockChild, header: SparseHeader, type: string
   const directoryLength = Math.ceil(header.capacity / (header.grain * header.tableEntries)) * 4;
   if (header.directory === undefined) {
     if (!compressed) throw corrupt('Invalid footer');
-    const directory = await streamDirectory(file, mode.check);
+    const directory = await streamDirectory(file, opening.context.mode.check);
     if (directory !== undefined && directory + directoryLength > file.size) throw corrupt('Invalid footer');
     return new StreamExtent({ ...common, header, directory });
   }
@@ -150,10 +161,10 @@ function cowdExtent(file: BlockChild, header: ReturnType<typeof parseCowdHeader>
   });
 }
 
-async function seSparseExtent(file: BlockChild, size: number, { readOnly }: Context): Promise<Extent> {
+async function seSparseExtent(file: BlockChild, size: number, opening: Opening): Promise<Extent> {
   const header = parseSeSparseHeader(await bytesAt(file, 0, sectorSize));
   checkSeSparseVolatileHeader(await bytesAt(file, header.volatileHeader * sectorSize, sectorSize));
-  if (!readOnly) throw refused('No write support for seSparse images available');
+  readOnlyBecause(opening, refused('No write support for seSparse images available'));
   const grainSize = header.grain * sectorSize;
   const tableBytes = header.tableLength * sectorSize;
   const tables = header.tables * sectorSize;

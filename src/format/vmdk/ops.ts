@@ -1,7 +1,7 @@
 /** The open layer: requests on one side, extents on the other. */
 import type { BlockChild } from '../../block/child.js';
 import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext } from '../../block/driver.js';
-import { Errno, systemError } from '../../block/errors.js';
+import { Errno, systemError, type BlockError } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
 import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import { andThen, type MaybePromise } from '../../util/maybe.js';
@@ -18,16 +18,19 @@ export class VmdkOps extends MappedFormat {
   readonly #facets: Partial<Facets>;
   readonly #mutex = new Mutex();
   #readOnly: boolean;
+  readonly #refusal: BlockError | undefined;
   /** This writer has announced itself. */
   #begun = false;
 
-  constructor(image: VmdkImage, context: OpenContext<object>) {
+  /** `refusal`: why the disk can only be read. */
+  constructor(image: VmdkImage, context: OpenContext<object>, refusal?: BlockError) {
     super();
     this.image = image;
     this.#context = context;
     this.cow = image.backing;
     this.clusterSize = image.lockUnit;
     this.#readOnly = context.readOnly;
+    this.#refusal = refusal;
     const grains = image.extents.flatMap(({ grainSize }) => grainSize ?? []);
     this.limits = grains.length === 0 ? unlimited : { ...unlimited, writeZeroesAlignment: Math.max(...grains) };
     this.#facets = vmdkFacets(image);
@@ -169,6 +172,7 @@ export class VmdkOps extends MappedFormat {
 
   override async reopen({ readOnly }: { readonly readOnly: boolean }): Promise<void> {
     if (readOnly === this.#readOnly) return;
+    if (!readOnly && this.#refusal !== undefined) throw this.#refusal;
     if (readOnly) await run(this.#end());
     this.#readOnly = readOnly;
   }
