@@ -8,7 +8,7 @@ import { grainMarkerLength, MarkerType, sectorSize, uncleanOffset } from './head
 import type { VmdkImage } from './image.js';
 import { SparseExtent } from './sparse.js';
 import { StreamExtent } from './stream-extent.js';
-import { absent, known, zeroed } from './tables.js';
+import { absent, known, zeroed } from './grain-tables.js';
 
 type CheckOptions = Parameters<CheckFacet['check']>[0];
 

@@ -9,7 +9,7 @@ import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
 import type { Extent } from './extent.js';
 import { grainMarkerLength, sectorSize } from './header.js';
-import { absent, known, zeroed } from './tables.js';
+import { absent, known, zeroed } from './grain-tables.js';
 
 /** Longest answer to one lookup, in grains: whoever asks about more asks again. */
 const maxRun = 1 << 20;

@@ -13,7 +13,7 @@ import { VmdkImage, type DescriptorPlace } from './image.js';
 import { VmdkOps } from './ops.js';
 import { SparseExtent } from './sparse.js';
 import { StreamExtent } from './stream-extent.js';
-import { sectorShape, seSparseShape } from './tables.js';
+import { sectorShape, seSparseShape } from './grain-tables.js';
 
 /** Descriptors that a header does not place lie here. */
 const usualDescriptor: DescriptorPlace = { offset: sectorSize, length: 20 * sectorSize };

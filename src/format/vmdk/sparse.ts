@@ -6,7 +6,7 @@ import { Mutex, run, wait, type Steps } from '../../util/steps.js';
 import { GrainExtent, type GrainExtentInit } from './grain-extent.js';
 import { cowdFreeSectorOffset, sectorSize, uncleanOffset } from './header.js';
 import { GrainPacker } from './packer.js';
-import { absent, GrainTables, known, zeroed, type TableShape } from './tables.js';
+import { absent, GrainTables, known, zeroed, type TableShape } from './grain-tables.js';
 
 /** Entries count sectors with 32 bits. */
 const maxHost = 2 ** 32 * sectorSize;

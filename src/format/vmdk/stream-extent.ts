@@ -8,7 +8,7 @@ import { sectorSize, type SparseHeader } from './header.js';
 import { GrainPacker } from './packer.js';
 import { alreadyStored } from './sparse.js';
 import { StreamWriter } from './stream.js';
-import { GrainTables, known, sectorShape, zeroed } from './tables.js';
+import { GrainTables, known, sectorShape, zeroed } from './grain-tables.js';
 
 export interface StreamExtentInit extends GrainExtentInit {
   readonly header: SparseHeader;
