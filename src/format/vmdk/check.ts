@@ -158,7 +158,8 @@ class ExtentCheck {
     const { file, grainSize } = extent;
     const { repair } = this.#options;
     const end = Math.ceil(this.#end / grainSize) * grainSize;
-    const leaks = extent.compressed ? 0 : Math.max(0, Math.ceil((file.size - end) / grainSize));
+    // SESPARSE keeps free grains by design
+    const leaks = extent.compressed || extent.kind === 'sesparse' ? 0 : Math.max(0, Math.ceil((file.size - end) / grainSize));
     if (leaks > 0) {
       this.#options.report?.(`Leaked ${leaks} clusters at the end of '${file.node.filename}'`);
       this.#result.leaks += leaks;
