@@ -92,6 +92,7 @@ function check(settings: Settings, optionText: string | undefined, sources: numb
   const targetImageOpts = settings.has('target-image-opts');
   if (settings.has('copy-range-offloading') && settings.has('compress')) throw new CliError('Cannot enable copy offloading when -c is used');
   if (settings.has('copy-range-offloading') && minSparse !== undefined) throw new CliError('Cannot enable copy offloading when -S is used');
+  if (settings.has('copy-range-offloading') && settings.has('salvage')) throw new CliError('Cannot use copy offloading in salvaging mode');
   if (settings.has('skip-broken-bitmaps') && !settings.has('bitmaps')) throw new CliError('Use of --skip-broken-bitmaps requires --bitmaps');
   if (targetImageOpts && !settings.has('no-create')) throw new CliError('--target-image-opts requires use of -n flag');
   if ((fromImageOpts(settings) && settings.format !== undefined) || (targetImageOpts && settings.targetFormat !== undefined)) {
