@@ -34,8 +34,9 @@ export function readChunks(resources: readonly Uint8Array[], dataOffset: number)
   const chunks: Chunk[] = [];
   let end = 0;
   let seen = 0;
-  for (const bytes of resources) {
-    if (bytes.length < headerSize || viewOf(bytes).getUint32(0) !== magic) continue;
+  const tables = resources.filter((bytes) => bytes.length >= headerSize && viewOf(bytes).getUint32(0) === magic);
+  if (tables.length === 0) throw invalid('The dmg file has no table of chunks');
+  for (const bytes of tables) {
     for (const chunk of tableEntries(bytes, dataOffset)) {
       if (++seen > mostChunks) throw invalid('The dmg file has too many chunks');
       end = Math.max(end, chunk.start + chunk.length);

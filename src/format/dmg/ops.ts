@@ -60,8 +60,9 @@ export class DmgOps extends ReadOnlyFormat {
     const place = places[chunk]!;
     const failed = (cause?: unknown): Error => systemError(Errno.EIO, { driver: 'dmg', op: 'read', offset: place }, undefined, cause);
     const decode = decoderOf(types[chunk]!);
-    if (decode === undefined || place + stored[chunk]! > this.#file.size) throw failed();
-    const source = new Uint8Array(stored[chunk]!);
+    if (decode === undefined || place >= this.#file.size) throw failed();
+    // a chunk may claim more than its stream takes
+    const source = new Uint8Array(Math.min(stored[chunk]!, this.#file.size - place));
     return andThen(this.#file.read(place, source), () => {
       const bytes = new Uint8Array(lengths[chunk]!);
       try {
