@@ -21,6 +21,11 @@ export interface TableStore {
   store(table: CachedTable): MaybePromise<void>;
 }
 
+type Memory = Pick<CachedTable, 'bytes' | 'view'>;
+
+/** Memory of tables that were given up is kept for other tables up to so many bytes. */
+const spareBytes = 256 * 1024;
+
 /** Write-back cache of tables of one size, by host offset. Only clean tables are given up; who makes tables dirty bounds their number. */
 export class TableCache {
   readonly tableSize: number;
@@ -31,6 +36,10 @@ export class TableCache {
   readonly #loads = new Map<number, Promise<void>>();
   #capacity: number;
   #last: CachedTable | undefined;
+  /** Memory that nobody uses. */
+  readonly #spare: Memory[] = [];
+  /** Memory of tables given up since {@link reuse}, which somebody may still hold; undefined where nobody ever calls it. */
+  #givenUp: Memory[] | undefined;
 
   /** @param capacity tables held, at least 2 */
   constructor(tableSize: number, capacity: number, store: TableStore) {
@@ -84,17 +93,17 @@ export class TableCache {
     if (this.#tables.peek(offset) !== undefined) return undefined;
     const underWay = this.#loads.get(offset);
     if (underWay !== undefined) return underWay;
-    const bytes = new Uint8Array(this.tableSize);
-    const loading = this.#store.load(offset, bytes);
+    const memory = this.#spare.pop() ?? memoryOf(new Uint8Array(this.tableSize));
+    const loading = this.#store.load(offset, memory.bytes);
     if (!isPromise(loading)) {
-      this.#insert(offset, bytes);
+      this.#insert(offset, memory);
       return undefined;
     }
     const load: Promise<void> = loading.then(
       () => {
         if (this.#loads.get(offset) !== load) return;
         this.#loads.delete(offset);
-        this.#insert(offset, bytes);
+        this.#insert(offset, memory);
       },
       (error: unknown) => {
         if (this.#loads.get(offset) === load) this.#loads.delete(offset);
@@ -107,20 +116,30 @@ export class TableCache {
   /** Takes in a table as it is on disk. */
   adopt(offset: number, bytes: Uint8Array): void {
     this.drop(offset, this.tableSize);
-    this.#insert(offset, bytes);
+    this.#insert(offset, memoryOf(bytes));
   }
 
   /** A table of zeroes in place of whatever is there; dirty. */
   create(offset: number): CachedTable {
     this.drop(offset, this.tableSize);
-    const table = this.#insert(offset, new Uint8Array(this.tableSize));
+    const table = this.#insert(offset, memoryOf(new Uint8Array(this.tableSize)));
     this.dirty(table);
     return table;
+  }
+
+  /**
+   * Says that nobody holds a table across a wait right now: memory of those given up is used again. Without it the memory is left to
+   * the garbage collector, which lets much of it pile up where tables come and go quickly.
+   */
+  reuse(): void {
+    this.#givenUp ??= [];
+    while (this.#givenUp.length > 0) this.#spare.push(this.#givenUp.pop()!);
   }
 
   /** The table was changed and must be written back. */
   dirty(table: CachedTable): void {
     if (this.#tables.peek(table.offset) !== table) {
+      this.#givenUp &&= this.#givenUp.filter(({ bytes }) => bytes !== table.bytes);
       this.drop(table.offset, this.tableSize);
       this.#tables.set(table.offset, table);
     }
@@ -168,8 +187,8 @@ export class TableCache {
     this.#shrink();
   }
 
-  #insert(offset: number, bytes: Uint8Array): CachedTable {
-    const table: CachedTable = { offset, bytes, view: viewOf(bytes) };
+  #insert(offset: number, { bytes, view }: Memory): CachedTable {
+    const table: CachedTable = { offset, bytes, view };
     this.#tables.set(offset, table);
     this.#last = table;
     this.#shrink();
@@ -181,6 +200,11 @@ export class TableCache {
       const found = this.#tables.coldest((table) => table !== this.#last && !this.#dirty.has(table));
       if (found === undefined) return;
       this.#tables.delete(found[0]);
+      if (this.#givenUp !== undefined && (this.#givenUp.length + this.#spare.length) * this.tableSize < spareBytes) this.#givenUp.push(found[1]);
     }
   }
+}
+
+function memoryOf(bytes: Uint8Array): Memory {
+  return { bytes, view: viewOf(bytes) };
 }

@@ -7,7 +7,7 @@
 import { fstatSync, lstatSync, unlinkSync, writeSync } from 'node:fs';
 import { BlockError } from '../../block/errors.js';
 
-const bufferLimit = 65_536;
+const bufferLimit = 16_384;
 
 const state = {
   program: 'vdisk',

@@ -180,7 +180,7 @@ export class ClusterMap {
     const place = image.sliceOffset(table, index);
     let slice = image.l2.get(place);
     if (slice === undefined) {
-      const loading = image.l2.fetch(place);
+      const loading = image.fetchSlice(place);
       if (loading !== undefined) return loading;
       slice = image.l2.get(place)!;
     }

@@ -118,8 +118,11 @@ export class Qcow2Image {
 
   /** Runs `request` while no allocation, no table update and no metadata flush runs beside it. Guest writes in place go on. */
   exclusive<T>(request: () => MaybePromise<T>): MaybePromise<T> {
-    return this.#mutex.run(() => andThen(request(), (result) =>
-      this.l2.crowded || this.refcounts.crowded ? andThen(run(this.flushMetadata()), () => result) : result));
+    return this.#mutex.run(() => {
+      this.l2.reuse();
+      return andThen(request(), (result) =>
+        this.l2.crowded || this.refcounts.crowded ? andThen(run(this.flushMetadata()), () => result) : result);
+    });
   }
 
   /** Changes settings of the open image. */
@@ -165,6 +168,12 @@ export class Qcow2Image {
   }
 
   // -- L1 and L2 ---------------------------------------------------------------------------------------------------------------
+
+  /** Brings the slice at a host offset into memory; undefined at once if that needed no waiting. For lookups, which hold it no longer than that. */
+  fetchSlice(place: number): MaybePromise<void> {
+    if (!this.#mutex.locked) this.l2.reuse();
+    return this.l2.fetch(place);
+  }
 
   /** The slice that holds entry `index` of the L2 table at host offset `table`. */
   *loadSlice(table: number, index: number): Steps<CachedTable> {

@@ -3,6 +3,7 @@ import type { BlockChild } from '../../block/child.js';
 import type { OpenContext } from '../../block/driver.js';
 import { BlockError, Errno, strerror } from '../../block/errors.js';
 import { rawDeflate, zstdCodec } from '../../platform/compression.js';
+import { keepYoungGarbageSmall } from '../../platform/engine.js';
 import { run } from '../../util/steps.js';
 import { Qcow2Bitmaps } from './bitmap.js';
 import { checkImage } from './check.js';
@@ -12,7 +13,7 @@ import {
 } from './header.js';
 import { Qcow2Image } from './image.js';
 import { Qcow2Ops } from './ops.js';
-import { cleanInterval, settingsOf, type Qcow2OpenOptions } from './options.js';
+import { cleanInterval, largestDefaultL2Cache, settingsOf, type Qcow2OpenOptions } from './options.js';
 
 export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise<Qcow2Ops> {
   const file = context.child('file')!;
@@ -31,6 +32,7 @@ export async function openQcow2(context: OpenContext<Qcow2OpenOptions>): Promise
   const backing = await context.implicitChild('backing', {
     kind: 'backing', filename: header.backingFile ?? '', role: 'cow', ...(header.backingFormat !== undefined && { format: header.backingFormat }),
   });
+  if (settings.l2Slices * settings.sliceSize >= largestDefaultL2Cache) keepYoungGarbageSmall();
   const image = new Qcow2Image({ context, header, file, dataFile, backing, settings, encryption });
   await run(image.reload());
   const codec = header.compression === 'zstd' ? await zstdCodec() : rawDeflate;

@@ -42,7 +42,8 @@ export const openOptions: OptionSchema<Qcow2OpenOptions> = {
   'encrypt': { type: 'object', help: 'Image decryption options' },
 };
 
-const largestDefaultL2Cache = 32 * 1024 * 1024;
+/** Maps 128 GiB at the usual cluster size. Half of the peer's, since a process has less than 100 MiB and Node takes half of that. */
+export const largestDefaultL2Cache = 16 * 1024 * 1024;
 const fewestL2Slices = 2;
 const fewestRefcountBlocks = 4;
 const maxTables = 0x7fff_ffff;
