@@ -105,7 +105,6 @@ async function checkBacking(graph: BlockGraph, request: CreateImageRequest, back
     if (format === undefined) throw invalid('Backing file specified without backing format');
     return undefined;
   }
-  if (typeof format === 'string' && !graph.drivers.get(format)) throw invalid(`Unknown backing file format '${format}'`);
   let node;
   try {
     node = await graph.open(resolveReference(backing, request.filename), { readOnly: true, noIo: true, ...(typeof format === 'string' && { driver: format }) });
