@@ -5,7 +5,7 @@ import { BlockError, Errno, strerror } from '../../block/errors.js';
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { viewOf } from '../../util/view.js';
 import { Field, type VdiHeader } from './header.js';
-import { absent, entrySize, isAllocated, strideOf } from './entries.js';
+import { absent, blocksInFile, entrySize, isAllocated, strideOf } from './entries.js';
 
 export type CheckOptions = Parameters<CheckFacet['check']>[0];
 
@@ -24,12 +24,18 @@ export async function checkVdi(file: BlockChild, header: VdiHeader, { repair, re
   const owners = new Map<number, number>();
   const misplaced: number[] = [];
   const shared: { readonly block: number; readonly entry: number }[] = [];
+  const inFile = blocksInFile(header, file.size);
   let count = 0;
   await scanTable({ file, offset: header.tableOffset, length: header.blocks * entrySize }, (view, at, block) => {
     const entry = view.getUint32(at * entrySize, true);
     if (!isAllocated(entry)) return;
     if (entry >= header.blocks) {
       found(`ERROR: block index ${block} too large, is ${entry}`);
+      misplaced.push(block);
+      return;
+    }
+    if (entry >= inFile) {
+      found(`ERROR: block index ${block} behind the end of the file, is ${entry}`);
       misplaced.push(block);
       return;
     }

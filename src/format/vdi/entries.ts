@@ -18,6 +18,11 @@ export function strideOf({ blockSize, blockExtra }: VdiHeader): number {
   return blockSize + blockExtra;
 }
 
+/** Blocks that a file of so many bytes has at least the beginning of. */
+export function blocksInFile(header: VdiHeader, fileSize: number): number {
+  return Math.max(0, Math.ceil((fileSize - header.dataOffset) / strideOf(header)));
+}
+
 /** Host offset of the guest's bytes of block `index` of the file. */
 export function placeOf(header: VdiHeader, index: number): number {
   return header.dataOffset + index * strideOf(header) + header.blockExtra;

@@ -10,7 +10,7 @@ export const maxBlocks = 0x1fff_ff80;
 const signature = 0xbeda107f;
 const version = 0x0001_0001;
 const sectorSize = 512;
-const blockSizes = [4096, 256 << 20] as const;
+const blockSizes = [4096, 16 << 20] as const;
 
 export const ImageType = { DYNAMIC: 1, FIXED: 2, UNDO: 3, DIFFERENCING: 4 } as const;
 

@@ -5,7 +5,7 @@ import { scanTable } from '../../block/entry-tables.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { headerBytes, parseHeader, requireTable, uuidText, type VdiHeader } from './header.js';
 import { VdiOps } from './ops.js';
-import { entrySize, isAllocated, strideOf } from './entries.js';
+import { blocksInFile, entrySize, isAllocated, strideOf } from './entries.js';
 
 export async function openVdi(context: OpenContext<object>): Promise<VdiOps> {
   const file = context.child('file')!;
@@ -17,7 +17,7 @@ export async function openVdi(context: OpenContext<object>): Promise<VdiOps> {
   if (!context.readOnly && header.blockExtra !== 0) {
     throw new BlockError('UNSUPPORTED_FEATURE', 'VDI images with extra data in front of blocks can only be read', { errno: Errno.ENOTSUP });
   }
-  return new VdiOps(context, file, parent, header, context.readOnly || context.mode.noIo ? header.allocated : await blocksInUse(file, header));
+  return new VdiOps(context, file, parent, header, context.readOnly || context.mode.noIo ? header.allocated : await blocksInUse(file, header, context.mode.check));
 }
 
 /**
@@ -44,14 +44,21 @@ async function openParent({ implicitChild, mode }: OpenContext<object>, { parent
   });
 }
 
-/** Blocks at the start of the file that may hold something. A file longer than its header says was cut off from its writer. */
-async function blocksInUse(file: BlockChild, header: VdiHeader): Promise<number> {
-  const { tableOffset, blocks, allocated, dataOffset } = header;
-  if (file.size <= dataOffset + allocated * strideOf(header)) return allocated;
-  let used = allocated;
-  await scanTable({ file, offset: tableOffset, length: blocks * entrySize }, (view, at) => {
+/**
+ * Blocks at the start of the file that may hold something. Where the file's length is not what the header says, its writer was cut off,
+ * and the block map decides.
+ * @throws BlockError where it names what is not there, unless the image is known to be `damaged`
+ */
+async function blocksInUse(file: BlockChild, header: VdiHeader, damaged: boolean): Promise<number> {
+  const { tableOffset, blocks, allocated } = header;
+  if (file.size === header.dataOffset + allocated * strideOf(header)) return allocated;
+  const inFile = blocksInFile(header, file.size);
+  let used = Math.min(allocated, inFile);
+  await scanTable({ file, offset: tableOffset, length: blocks * entrySize }, (view, at, block) => {
     const entry = view.getUint32(at * entrySize, true);
-    if (isAllocated(entry) && entry < blocks) used = Math.max(used, entry + 1);
+    if (!isAllocated(entry)) return;
+    if (entry < inFile) used = Math.max(used, entry + 1);
+    else if (!damaged) throw new BlockError('CORRUPT_IMAGE', `Block ${block} lies behind the end of the file`);
   }, entrySize);
   return used;
 }

@@ -118,12 +118,22 @@ describe('checking VDI', () => {
   it('finds what QEMU finds', async () => {
     const image = await filled();
     expect(await check(image)).toEqual({ lines: [], corruptions: 0, fixed: 0 });
-    folder.patch(image, [table, 5, 0, 0, 0, 1, 0, 0, 0]);
-    expect((await check(image)).lines).toEqual(['ERROR: block index 1 also used by 1', 'ERROR: allocated blocks mismatch, is 4, should be 2']);
+    folder.patch(image, [table, 1, 0, 0, 0]);
+    expect((await check(image)).lines).toEqual(['ERROR: block index 1 also used by 1', 'ERROR: allocated blocks mismatch, is 3, should be 2']);
     folder.patch(image, [table, 0x15, 0, 0, 0, ...ones]);
     expect((await check(image)).lines).toEqual(['ERROR: block index 0 too large, is 21']);
     folder.patch(image, [table, ...ones], [388, 5]);
     expect((await check(image)).lines).toEqual(['ERROR: allocated blocks mismatch, is 2, should be 5']);
+  });
+
+  it('finds what is not in the file, and such an image is not written to', async () => {
+    const image = await filled();
+    folder.patch(image, [table, 5, 0, 0, 0], [388, 6]);
+    expect((await check(image)).lines).toEqual(['ERROR: block index 0 behind the end of the file, is 5', 'ERROR: allocated blocks mismatch, is 2, should be 6']);
+    await expect(folder.open('vdi', image)).rejects.toThrow('Block 0 lies behind the end of the file');
+    expect(await check(image, 'all')).toMatchObject({ fixed: 2 });
+    await folder.use('vdi', image, (disk) => disk.write(0, new Uint8Array(512)));
+    expect(folder.bytes(image).length).toBe(1024 + 3 * mib);
   });
 
   it('mends all of it', async () => {
