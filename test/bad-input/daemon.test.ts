@@ -180,7 +180,8 @@ describe.skipIf(!existsSync('/proc/self/stat'))('clients that mean no good', () 
   }
 
   /** The honest client is served promptly, and the server is not busy with anyone else. */
-  async function expectUnharmed(busyShare = 0.25): Promise<void> {
+  /** A server that turns in a circle takes a whole processor; the share allowed leaves room for slow machines. */
+  async function expectUnharmed(busyShare = 0.5): Promise<void> {
     const pid = server.child.pid!;
     await new Promise((resolve) => { setTimeout(resolve, 200); });
     const before = processorTime(pid);
@@ -298,7 +299,7 @@ describe.skipIf(!existsSync('/proc/self/stat'))('clients that mean no good', () 
       await new Promise((resolve) => { setTimeout(resolve, 5); });
       for (const { socket } of many) socket.destroy();
     }
-    await expectUnharmed(0.5);
+    await expectUnharmed();
     const later = await inTransmission();
     expect(later.closed).toBe(false);
   });

@@ -48,7 +48,8 @@ export class ParallelsOps extends MappedFormat {
   }
 
   get capabilities(): Capabilities {
-    return this.#readOnly ? readable : writable;
+    if (this.#readOnly) return readable;
+    return this.cow === undefined ? writable : overlay;
   }
 
   protected map(offset: number, length: number): LayerExtent | AskAgain {
@@ -136,9 +137,8 @@ export class ParallelsOps extends MappedFormat {
     return this.#readOnly ? undefined : this.#image.exclusive(() => run(this.#image.flush()));
   }
 
-  override async resize(size: number, { preallocation, zeroNew }: ResizeOptions): Promise<void> {
+  override async resize(size: number, { preallocation }: ResizeOptions): Promise<void> {
     if (preallocation !== 'off') throw new BlockError('NOT_SUPPORTED', `Unsupported preallocation mode: ${preallocation}`);
-    if (zeroNew && this.cow !== undefined) throw new BlockError('NOT_SUPPORTED', 'An image on a longer backing file cannot grow');
     // clusters may move: nobody else may be writing
     await this.locks.withLock(0, Number.MAX_SAFE_INTEGER, 'exclusive', () => this.#image.exclusive(() => run(resizeParallels(this.#image, size))));
   }
@@ -162,4 +162,6 @@ export class ParallelsOps extends MappedFormat {
 const writable: Capabilities = Object.freeze({
   write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'any', growsOnWrite: false,
 });
+/** What its backing file shows behind its end must not come to light. */
+const overlay: Capabilities = Object.freeze({ ...writable, resize: 'none' });
 const readable: Capabilities = Object.freeze({ ...writable, write: false, discard: false, resize: 'none' });
