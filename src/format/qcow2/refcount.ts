@@ -291,7 +291,7 @@ export class Refcounts {
         throw systemError(Errno.EFBIG);
       }
       if (!(yield* this.#cover(first, first + count))) return first;
-      this.firstFree = first;
+      this.firstFree = Math.min(first, this.firstFree);
     }
   }
 
@@ -353,14 +353,15 @@ export class Refcounts {
     const image = this.#image;
     yield* wait(image.debug('refblock_alloc'));
     let own = yield* this.#findFree(1);
-    // a larger table covers what lies behind it and this block's own range: the block itself must not lie in between
     const home = Math.floor(own / this.perBlock);
-    if (index >= this.tableSize && home !== index && this.blockOffset(home) === 0) own = cluster;
+    // where no block counts this one, a larger table comes with one right behind it, that counts both
+    const noneBehind = home !== index && own % this.perBlock === this.perBlock - 1;
+    if (index >= this.tableSize && noneBehind && this.blockOffset(home) === 0) own = cluster;
     const offset = own * this.#clusterSize;
     if (own === 0) {
       throw image.signalCorruption('Preventing invalid allocation of refcount block at offset 0', { fatal: true, offset: 0, length: this.#clusterSize });
     }
-    const inItself = Math.floor(own / this.perBlock) === index;
+    const inItself = home === index;
     if (index >= this.tableSize) return yield* this.#growTable(index, cluster, offset);
     if (!inItself) {
       if (yield* this.#cover(own, own + 1)) return;
@@ -417,9 +418,21 @@ export class Refcounts {
       newBlocks.set(offset, bytes);
     }
     const own = blockOffset / size;
+    const home = Math.floor(own / this.perBlock);
     const carrier = new Uint8Array(size);
-    if (Math.floor(own / this.perBlock) === index) writeRefcount(carrier, own % this.perBlock, this.#order, 1);
     newBlocks.set(blockOffset, carrier);
+    if (home === index) {
+      writeRefcount(carrier, own % this.perBlock, this.#order, 1);
+    } else if (this.blockOffset(home) !== 0) {
+      yield* this.#add(own, 1, 'never');
+      yield* this.cache.writeBack();
+    } else {
+      const keeper = yield* this.#findFree(1);
+      const bytes = new Uint8Array(size);
+      for (const counted of [own, keeper]) writeRefcount(bytes, counted % this.perBlock, this.#order, 1);
+      setEntry(view, home, hiOf(keeper * size), loOf(keeper * size));
+      newBlocks.set(keeper * size, bytes);
+    }
 
     yield* wait(image.debug('refblock_alloc_write_blocks'));
     for (const [offset, bytes] of newBlocks) yield* image.writeMetadata(offset, bytes);
@@ -438,10 +451,6 @@ export class Refcounts {
     image.metadata.remove(Structure.REFCOUNT_TABLE, old.offset, old.length);
     const freeFrom = this.firstFree;
     yield* this.update(old.offset, old.length, -1, 'other');
-    if (Math.floor(own / this.perBlock) !== index) {
-      yield* this.#cover(own, own + 1);
-      yield* this.#add(own, 1, 'never');
-    }
     this.firstFree = Math.min(freeFrom, this.firstFree);
   }
 
