@@ -116,7 +116,7 @@ iotests() {
     mv "$list.kept" "$list"
   fi
   QEMU_IMG_PROG=$PWD/bin/qemu-img QEMU_IO_PROG=$PWD/bin/qemu-io QEMU_NBD_PROG=$PWD/bin/qemu-nbd QSD_PROG=stub QEMU_PROG=stub \
-    timeout --kill-after=10 "$limit" "$suite/run" -f "$format" -l "$list" 2>&1 | tee "$output"
+    timeout --kill-after=10 "$limit" "$suite/run" -t 500 -f "$format" -l "$list" 2>&1 | tee "$output"
   status=${PIPESTATUS[0]}
   sums=$(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed.*/\1 \2/p' "$output" | tail -n 1)
   rm -f "$list" "$output"
