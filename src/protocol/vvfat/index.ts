@@ -34,14 +34,10 @@ const fatClusterBytes = 4096;
 /** `fat:[12:|16:|32:][floppy:][rw:]DIR`, the words in any order. */
 function parseFilename(filename: string): Record<string, unknown> {
   const rest = filename.startsWith(filenamePrefix) ? filename.slice(filenamePrefix.length) : filename;
-  const words = /^(?:(?:12|16|32|floppy|rw|label=[^:]*|\d+):)*/.exec(rest)![0];
+  const words = /^(?:(?:12|16|32|floppy|rw|\d+):)*/.exec(rest)![0];
   const given = words.split(':');
   const width = given.find((word) => /^(12|16|32)$/.test(word));
-  const label = given.find((word) => word.startsWith('label='));
-  return {
-    'fat-type': Number(width ?? 0), dir: rest.slice(words.length), floppy: given.includes('floppy'), rw: given.includes('rw'),
-    ...(label && { label: label.slice('label='.length) }),
-  };
+  return { 'fat-type': Number(width ?? 0), dir: rest.slice(words.length), floppy: given.includes('floppy'), rw: given.includes('rw') };
 }
 
 function checkedType(value: number | undefined): FatType | undefined {
