@@ -26,19 +26,20 @@ function succeed(program: string, parameters: readonly string[]): string {
   return stdout;
 }
 
-function randomSteps(random: () => number, count: number, compresses: boolean): Step[] {
+function randomSteps(random: () => number, count: number, compresses: boolean, unit = 512): Step[] {
   return Array.from({ length: count }, (): Step => {
     const what = random();
     if (compresses && what < 0.2) return { kind: 'compressed', offset: Math.floor(random() * (size / 65_536)) * 65_536, length: 65_536, seed: Math.floor(random() * 1e6) };
-    const length = 512 * (1 + Math.floor(random() ** 3 * 600));
-    const offset = 512 * Math.floor(random() * ((size - length) / 512 + 1));
+    const length = unit * (1 + Math.floor(random() ** 3 * (307_200 / unit)));
+    const offset = unit * Math.floor(random() * ((size - length) / unit + 1));
     return what < 0.4 ? { kind: 'zero', offset, length } : { kind: 'write', offset, length, seed: Math.floor(random() * 1e6) };
   });
 }
 
-const kinds: readonly { readonly name: string; readonly format: string; readonly options?: Record<string, string | number | boolean>; readonly overlay?: boolean }[] = [
+// QEMU (7.2 and 10) fills the rest of a zero cluster it writes in part from the backing file, so it is given whole clusters there.
+const kinds: readonly { readonly name: string; readonly format: string; readonly options?: Record<string, string | number | boolean>; readonly overlay?: boolean; readonly peerWrites?: number }[] = [
   { name: 'qed', format: 'qed' },
-  { name: 'qed overlay with small clusters', format: 'qed', options: { cluster_size: 4096, table_size: 2 }, overlay: true },
+  { name: 'qed overlay with small clusters', format: 'qed', options: { cluster_size: 4096, table_size: 2 }, overlay: true, peerWrites: 4096 },
   { name: 'vdi', format: 'vdi' },
   { name: 'vdi, fixed', format: 'vdi', options: { static: true } },
   { name: 'qcow', format: 'qcow' },
@@ -48,7 +49,7 @@ const peers = [['QEMU 7.2', 'qemu-img', 'qemu-io'], ['QEMU 10', oracleTool('qemu
 
 for (const [peer, img, io] of peers) {
   describe.skipIf(img === undefined || io === undefined || (img === 'qemu-img' && !havePeers('qemu-img', 'qemu-io')))(`with ${peer}`, () => {
-    it.each(kinds)('$name holds what both wrote', async ({ format, options = {}, overlay }) => {
+    it.each(kinds)('$name holds what both wrote', async ({ format, options = {}, overlay, peerWrites = 512 }) => {
       const seed = 1 + Math.floor(Math.random() * 1e6);
       const random = seededRandom(seed);
       const model = new DiskModel(new Uint8Array(size));
@@ -63,9 +64,10 @@ for (const [peer, img, io] of peers) {
         image = await folder.create(format, size, options);
       }
       for (let round = 0; round < 4; round++) {
-        const steps = randomSteps(random, 12, format === 'qcow' && round % 2 === 0);
+        const ours = round % 2 === 0;
+        const steps = randomSteps(random, 12, format === 'qcow' && ours, ours ? 512 : peerWrites);
         model.apply(steps);
-        if (round % 2 === 0) await folder.use(format, image, (disk) => applySteps(disk, steps));
+        if (ours) await folder.use(format, image, (disk) => applySteps(disk, steps));
         else succeed(io!, ['-t', 'unsafe', '-f', format, ...stepParameters(steps, (name) => join(scratch, name)), image]);
         if (format !== 'qcow') expect(succeed(img!, ['check', '-f', format, image]), `seed ${seed}`).toMatch(/^No errors were found/);
       }
