@@ -12,8 +12,10 @@ import { RatePacer } from './pacer.js';
 const sector = 512;
 /** Largest piece that is read, then written: progress and errors speak of them, as the peer's do. */
 const pieceBytes = 2 << 20;
-/** Pieces under way where reading never waits and writing is no more than copying: one is written, one read, two ready. More would only leave the processor's cache. */
-const parallelInMemory = 4;
+/** Most under way where reading never waits and writing is no more than copying: more would only leave the processor's cache. */
+const bytesInMemory = 4 * pieceBytes;
+/** Most that is read while a write is under way before the writer is asked whether it is done: it should not stand still for long. */
+const readStep = 256 * 1024;
 const turnMs = 50;
 
 export interface CopyControl {
@@ -85,9 +87,12 @@ class Copy {
   readonly #order = new WriteOrder();
   readonly #buffers: Uint8Array[] = [];
   #underWay = 0;
+  #bytesUnderWay = 0;
   /** Tells run() that a piece has ended. */
   #wake: (() => void) | undefined;
   #readsWait = false;
+  /** Pieces being read. Where reading never waits, the next one begins when this one is read. */
+  #reading = 0;
   #next = 0;
   #done = 0;
   #total = 0;
@@ -111,8 +116,9 @@ class Copy {
         const piece = isPromise(taken) ? await taken : taken;
         if (piece === undefined) break;
         this.#start(piece);
-        if (this.#underWay >= this.#most) await this.#oneEnded();
+        if (this.#full) await this.#oneEnded();
         else if (this.#underWay > 0 || Date.now() - this.#lastTurn > turnMs) await this.#turn();
+        while (this.#reading > 0 && !this.#readsWait) await this.#turn();
         if (this.#control.rate) await this.#pacer.spent(this.#isWork(piece.kind) ? piece.length : 0);
       }
     } catch (error) {
@@ -122,10 +128,11 @@ class Copy {
     if (this.#failure !== undefined) throw this.#failure.error;
   }
 
-  /** Pieces that may be under way at a time. */
-  get #most(): number {
+  /** As much is under way as may be at a time. */
+  get #full(): boolean {
     const { parallel, compressedCluster } = this.#control;
-    return this.#readsWait || compressedCluster !== undefined ? parallel : Math.min(parallel, parallelInMemory);
+    if (this.#underWay >= parallel) return true;
+    return !this.#readsWait && compressedCluster === undefined && this.#bytesUnderWay >= bytesInMemory;
   }
 
   /** Others get their turn: signals, timers, and what has been waited for. */
@@ -149,16 +156,17 @@ class Copy {
     }
     if (!isPromise(done)) return;
     this.#underWay++;
-    done.then(this.#ended, (error: unknown) => {
+    this.#bytesUnderWay += piece.length;
+    const ended = (): void => {
+      this.#underWay--;
+      this.#bytesUnderWay -= piece.length;
+      this.#wake?.();
+    };
+    done.then(ended, (error: unknown) => {
       this.#fail(error, piece.ticket);
-      this.#ended();
+      ended();
     });
   }
-
-  readonly #ended = (): void => {
-    this.#underWay--;
-    this.#wake?.();
-  };
 
   #oneEnded(): Promise<void> {
     return new Promise((resolve) => { this.#wake = resolve; });
@@ -218,14 +226,21 @@ class Copy {
   }
 
   *#read({ offset }: Piece, target: Uint8Array): Steps<void> {
+    this.#reading++;
     try {
-      const read = run(this.#plan.read(offset, target));
-      this.#readsWait ||= isPromise(read);
-      yield* wait(read);
+      for (let done = 0, end; done < target.length; done = end) {
+        end = this.#underWay === 0 || this.#readsWait ? target.length : Math.min(done + readStep, target.length);
+        const read = run(this.#plan.read(offset + done, target.subarray(done, end)));
+        this.#readsWait ||= isPromise(read);
+        yield* wait(read);
+        if (end < target.length) yield* wait(this.#turn());
+      }
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
       if (!this.#control.salvage) throw placed(error, `error while reading at byte ${offset}`);
       yield* this.#salvage(offset, target);
+    } finally {
+      this.#reading--;
     }
   }
 
