@@ -5,8 +5,8 @@ import { BlockError } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
+import { copyBuffer } from '../platform/bytes.js';
 import { RatePacer, Turns } from './pacer.js';
-
 const chunkBytes = 1 << 20;
 
 export interface CommitControl {
@@ -57,7 +57,7 @@ async function settle(graph: BlockGraph, base: BlockNode): Promise<CommitOutcome
 async function copyAllocated(top: BlockBackend, target: BlockChild, base: BlockNode, { rate = 0, progress, signal }: CommitControl): Promise<void> {
   const pacer = new RatePacer(rate);
   const turns = new Turns();
-  const buffer = new Uint8Array(chunkBytes);
+  const buffer = copyBuffer(chunkBytes);
   const total = top.size;
   for (let offset = 0; offset < total;) {
     signal?.throwIfAborted();

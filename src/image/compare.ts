@@ -1,7 +1,7 @@
 /** Whether two images show the same. */
 import type { BlockBackend } from '../block/child.js';
 import { chainStatus, type ChainStatus } from '../block/status.js';
-import { eventsHandled, firstDifference, isZero } from '../platform/bytes.js';
+import { copyBuffer, eventsHandled, firstDifference, isZero } from '../platform/bytes.js';
 import type { MaybePromise } from '../util/maybe.js';
 import { run, wait, type Steps } from '../util/steps.js';
 
@@ -54,7 +54,7 @@ type Pair<T> = readonly [T, T];
 class Comparison {
   readonly #images: Pair<BlockBackend>;
   readonly #control: CompareControl;
-  readonly #buffers: Pair<Uint8Array> = [new Uint8Array(pieceBytes), new Uint8Array(pieceBytes)];
+  readonly #buffers: Pair<Uint8Array> = [copyBuffer(pieceBytes), copyBuffer(pieceBytes)];
   #lastTurn = performance.now();
 
   constructor(images: Pair<BlockBackend>, control: CompareControl) {

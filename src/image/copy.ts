@@ -3,7 +3,7 @@ import type { BlockBackend } from '../block/child.js';
 import { Req } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import type { BlockNode } from '../block/node.js';
-import { eventsHandled, isZero } from '../platform/bytes.js';
+import { copyBuffer, eventsHandled, isZero } from '../platform/bytes.js';
 import { isPromise, type MaybePromise } from '../util/maybe.js';
 import { run, wait, type Steps } from '../util/steps.js';
 import { CopyPlan, type CopySegment, type CopySource } from './copy-plan.js';
@@ -202,7 +202,7 @@ class Copy {
       return;
     }
     if (!this.#isWork(piece.kind)) return yield* this.#inOrder(piece, undefined);
-    const memory = this.#buffers.pop() ?? new Uint8Array(this.#pieceBytes);
+    const memory = this.#buffers.pop() ?? copyBuffer(this.#pieceBytes);
     try {
       const buffer = memory.subarray(0, piece.length);
       if (piece.kind === 'data') yield* this.#read(piece, buffer);

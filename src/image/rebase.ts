@@ -4,7 +4,7 @@ import { BlockError } from '../block/errors.js';
 import { Req } from '../block/driver.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
-import { firstDifference, isZero } from '../platform/bytes.js';
+import { copyBuffer, firstDifference, isZero } from '../platform/bytes.js';
 import { Turns } from './pacer.js';
 
 const chunkBytes = 1 << 21;
@@ -30,7 +30,7 @@ export async function copyDifferences(overlay: BlockBackend, control: RebaseCont
   const turns = new Turns();
   const pieces = Math.ceil(total / chunkBytes);
   let compared = 0;
-  const [oldBytes, newBytes] = [new Uint8Array(chunkBytes), new Uint8Array(chunkBytes)];
+  const [oldBytes, newBytes] = [copyBuffer(chunkBytes), copyBuffer(chunkBytes)];
   for (let offset = 0; offset < total;) {
     signal?.throwIfAborted();
     await turns.take();
