@@ -1,4 +1,4 @@
-// qemu-img against ours: node bench/convert.mjs [--pairs N] [--only WORD] [--dir DIR]
+// qemu-img against ours: node bench/convert.mjs [--pairs N] [--only WORD] [--dir DIR] [--mib N]
 // The peer is $QEMU_IMG_PROG or qemu-img of the path; ours is bin/qemu-img. Data in DIR (default /dev/shm), from page cache.
 import { closeSync, existsSync, mkdirSync, openSync, rmSync, writeSync, ftruncateSync } from 'node:fs';
 import { randomFillSync } from 'node:crypto';
@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { pairs, row, seconds } from './pairs.mjs';
 
-const { values } = parseArgs({ options: { pairs: { type: 'string', default: '7' }, only: { type: 'string', default: '' }, dir: { type: 'string', default: '/dev/shm' } } });
+const { values } = parseArgs({ options: { pairs: { type: 'string', default: '7' }, only: { type: 'string', default: '' }, dir: { type: 'string', default: '/dev/shm' }, mib: { type: 'string', default: '1024' } } });
 const ours = fileURLToPath(new URL('../bin/qemu-img', import.meta.url));
 const peer = process.env.QEMU_IMG_PROG ?? 'qemu-img';
 const dir = `${values.dir}/vdisk-bench`;
@@ -66,8 +66,8 @@ async function bench(name, args, peerArgs = args, count = n) {
 }
 
 console.log('| work | ours | qemu-img | ratio |\n| --- | --- | --- | --- |');
-const dense = make('dense.raw', 1024, false);
-const sparse = make('sparse.raw', 1024, true);
+const dense = make('dense.raw', Number(values.mib), false);
+const sparse = make('sparse.raw', Number(values.mib), true);
 const small = make('small.raw', 256, false);
 const zero = zeroes('zero.raw', 1024);
 const tiny = make('tiny.raw', 1, false);
