@@ -183,6 +183,13 @@ export interface OpenContext<O> {
    * it (`backing: null`) or mode.noBacking holds for a backing reference.
    */
   implicitChild(name: string, reference: ImplicitReference): Promise<BlockChild | undefined>;
+  /**
+   * Makes further files of the image, none of which may exist, and opens them. A note beside the image tells whoever cleans up to
+   * remove them unless the image consists of them; `settle` takes it away.
+   */
+  newFiles(children: readonly { readonly name: string; readonly reference: ImplicitReference }[]): Promise<{
+    readonly children: readonly BlockChild[]; settle(): Promise<void>;
+  }>;
   /** Named moment ('l2_update') at which a blkdebug below may fail or hold the caller. Undefined at once where there is none. */
   debugPoint(event: string): Promise<void> | undefined;
   /** Name of the format that a file starting with these bytes would be taken for. */
@@ -217,7 +224,18 @@ export interface MeasureResult {
 }
 
 /** 'log-overlay': reading, without writing to it, an image whose log holds changes that did not reach their places. */
-export type PeerLack = 'check' | 'measure' | 'resize' | 'log-overlay';
+export type PeerLack = 'check' | 'measure' | 'rebase' | 'resize' | 'log-overlay';
+
+/** What a protocol can do with files by their names. */
+export interface FolderOperations {
+  exists(filename: string): Promise<boolean>;
+  /** Names in a folder, without it. */
+  list(folder: string): Promise<readonly string[]>;
+  /** Gives a file a further name; where the host has no such thing, its only one. Rejects ALREADY_EXISTS. */
+  link(filename: string, name: string): Promise<void>;
+  /** `write` makes the new content in another file, which then takes the place of the old one at once, with its owner and permissions. */
+  replace(filename: string, write: (temporary: string) => Promise<void>): Promise<void>;
+}
 
 export interface BlockDriver<O extends object = object> {
   /** The QAPI name: 'qcow2', 'nbd', 'copy-on-read'. */
@@ -263,6 +281,7 @@ export interface BlockDriver<O extends object = object> {
   createFile?(filename: string, options: Readonly<Record<string, OptionValue>>): Promise<void>;
   /** Protocols: removes it. */
   deleteFile?(filename: string): Promise<void>;
+  readonly folders?: FolderOperations;
   /** Formats: refuses create options that make no sense before a file is touched. @throws BlockError INVALID_ARGUMENT */
   checkCreate?(options: Readonly<Record<string, OptionValue>> & { readonly size: number }): void;
   /** Formats: lays an empty image of `options.size` bytes on target, which is empty. */

@@ -22,7 +22,17 @@ export type BlockErrorCode =
   | 'TIMED_OUT'
   | 'CONNECTION_LOST';
 
+/** What failed, where the code alone does not tell programs enough. */
+export type BlockFault =
+  | 'parent-missing'   // the backing file that an image names is not there
+  | 'parent-changed'   // it is not as it was when the overlay was made
+  | 'parent-refused'   // the one cannot stand on the other
+  | 'size-mismatch'    // an overlay and its parent differ in size
+  | 'needs-repair'     // the image cannot be used before a check repaired it
+  | 'out-of-order';    // the image is written from its start to its end, once
+
 export interface BlockErrorContext {
+  readonly fault?: BlockFault;
   readonly node?: string;
   readonly driver?: string;
   readonly op?: string;

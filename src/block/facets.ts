@@ -1,5 +1,6 @@
 /** Rare abilities of a layer, asked for by name: `ops.facet('check')`. */
 import type { MaybePromise } from '../util/maybe.js';
+import type { BlockChild } from './child.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { OptionValue } from './options.js';
 
@@ -18,6 +19,10 @@ export interface Facets {
   readonly allocatedSize: AllocatedSizeFacet;
   readonly makeEmpty: MakeEmptyFacet;
   readonly identity: IdentityFacet;
+  readonly diskDatabase: DiskDatabaseFacet;
+  readonly files: FilesFacet;
+  readonly compact: CompactFacet;
+  readonly rewrite: RewriteFacet;
 }
 
 export interface CheckResult {
@@ -105,6 +110,8 @@ export interface BackingFacet {
   readonly format: string | undefined;
   /** Rewrites the reference; undefined filename removes it. Does not touch the open chain. `identity`: that of the new backing file, where it was looked at. */
   change(filename: string | undefined, format: string | undefined, identity?: IdentityFacet): Promise<void>;
+  /** Formats that record what an overlay was made for: throws, with the fault 'parent-changed', where the open backing file is something else. */
+  verify?(): void;
 }
 
 export interface AmendFacet {
@@ -151,3 +158,41 @@ export interface IdentityFacet {
   /** In the format's own count. */
   readonly timestamp?: number;
 }
+
+/** Named texts kept with the image, of no meaning to it. */
+export interface DiskDatabaseFacet {
+  entries(): ReadonlyMap<string, string>;
+  /** Adds or changes an entry. Throws INVALID_ARGUMENT for keys that cannot be stored, NO_SPACE, PERMISSION. */
+  set(key: string, value: string): Promise<void>;
+}
+
+/** The host files that one layer is made of, where these are several or know their own names. */
+export interface FilesFacet {
+  /** The image itself first. */
+  paths(): readonly string[];
+  /** What changes when the image itself is to be called `to`. Throws INVALID_ARGUMENT. */
+  renamed(to: string): RenamePlan;
+}
+export interface RenamePlan {
+  /** Old and new name of the files beside the image itself. */
+  readonly moves: readonly (readonly [from: string, to: string])[];
+  /** New content of the file `to`, where it is not that of the old one. */
+  readonly content?: Uint8Array;
+}
+
+/** Writing an image's files anew, in the order of the disk and without what is not used. */
+export interface CompactFacet {
+  readonly files: readonly CompactFile[];
+}
+export interface CompactFile {
+  readonly path: string;
+  /** Guest bytes that it speaks of. */
+  readonly size: number;
+  /** Lays the same content on an empty target. `dropZeroes`: what reads as zero takes no space. Throws NOT_SUPPORTED where the file cannot be written anew. */
+  write(target: BlockChild, control: {
+    readonly dropZeroes: boolean; readonly progress?: (done: number) => void; readonly signal?: AbortSignal;
+  }): Promise<void>;
+}
+
+/** Replaces all content of a file at once: whatever happens, it is the old one or the new one. */
+export interface RewriteFacet { rewrite(content: Uint8Array): Promise<void> }

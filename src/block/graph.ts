@@ -4,6 +4,7 @@ import { BlockBackend, BlockChild } from './child.js';
 import { Perm, type ImplicitReference, type OpenContext } from './driver.js';
 import { BlockError, Errno } from './errors.js';
 import { placeOf, protocolPrefix, resolveReference } from './filename.js';
+import { FileNote } from './file-note.js';
 import { denyImplicitOpens, type OpenGate } from './gate.js';
 import { isJsonFilename, nestOptions, parseJsonFilename, type Options } from './key-values.js';
 import { BlockNode } from './node.js';
@@ -341,6 +342,7 @@ export class BlockGraph {
       ...(inherited.signal && { signal: inherited.signal }),
       child: (name) => node.children.get(name),
       implicitChild: (name, reference) => this.#openImplicit(node, name, reference, references, inherited),
+      newFiles: (children) => this.#newFiles(node, children, references, inherited),
       debugPoint: (event) => node.children.get('file')?.node.ops.debugEvent?.(event),
       object: (id) => this.object(id),
       probe: (head) => this.#guess(head, ''),
@@ -373,11 +375,34 @@ export class BlockGraph {
     };
     const child = await this.#openReferenced(node, name, reference, given, from, childSettings).catch((error: unknown) => {
       if (reference.kind !== 'backing' || !(error instanceof BlockError)) throw error;
-      throw new BlockError(error.code, `Could not open backing file: ${error.message}`, error.context, error);
+      const missing = error.code === 'NOT_FOUND' && error.context.fault === undefined;
+      throw new BlockError(error.code, `Could not open backing file: ${error.message}`, {
+        ...error.context, ...(missing && { fault: 'parent-missing' }),
+      }, error);
     });
     const edge = this.#link(node, name, reference.role, child);
     child.holds--;
     return edge;
+  }
+
+  async #newFiles(node: BlockNode, wanted: Parameters<OpenContext<object>['newFiles']>[0], references: Record<string, unknown>, inherited: Inherited): ReturnType<OpenContext<object>['newFiles']> {
+    const file = node.children.get('file')!.node;
+    const image = placeOf(file) ?? file.filename;
+    const added = wanted.map(({ reference }) => resolveReference(reference.filename, image));
+    const note = await FileNote.write(this, { image, added, removed: [] });
+    const children: BlockChild[] = [];
+    try {
+      for (const [index, { name, reference }] of wanted.entries()) {
+        await note.create(added[index]!);
+        children.push((await this.#openImplicit(node, name, reference, references, inherited))!);
+      }
+    } catch (error) {
+      for (const edge of children) await this.#dropChild(node, edge).catch(() => undefined);
+      await note.undo();
+      throw error;
+    }
+    refreshPermissions(node);
+    return { children, settle: () => note.remove() };
   }
 
   /** Opens what an image's reference and the user's options for it come to together; the node is held for the caller. */
@@ -508,11 +533,13 @@ export class BlockGraph {
   }
 
   async #dropChildren(node: BlockNode): Promise<void> {
-    for (const [name, edge] of [...node.children]) {
-      node.children.delete(name);
-      edge.node.parents.delete(edge);
-      await this.#closeIfUnused(edge.node);
-    }
+    for (const edge of [...node.children.values()]) await this.#dropChild(node, edge);
+  }
+
+  async #dropChild(node: BlockNode, edge: BlockChild): Promise<void> {
+    node.children.delete(edge.name);
+    edge.node.parents.delete(edge);
+    await this.#closeIfUnused(edge.node);
   }
 }
 

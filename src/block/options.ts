@@ -27,6 +27,8 @@ export interface CreateField {
   readonly default?: string | number | boolean;
   /** QEMU has no such option: under its tools' names it is neither shown nor taken. */
   readonly beyondPeer?: boolean;
+  /** Values that QEMU does not know: under its tools' names they are refused. */
+  readonly beyondPeerValues?: readonly string[];
 }
 /** Create options by QEMU's `-o` names ('cluster_size'). */
 export type CreateSchema = Readonly<Record<string, CreateField>>;

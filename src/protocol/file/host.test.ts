@@ -64,7 +64,7 @@ describe.skipIf(!isRoot)('a full file system', () => {
 
 /** A loop device over a new file; undefined where the machine has none. */
 function attachLoop(size: number): { device: string; backing: string; detach(): void } | undefined {
-  const backing = join(folder, `loop-${Math.random()}`);
+  const backing = join(mkdtempSync(join(folder, 'loop-')), 'backing');
   writeFileSync(backing, '');
   truncateSync(backing, size);
   try {

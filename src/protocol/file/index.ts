@@ -8,6 +8,7 @@ import { type Native, native as systemCalls } from '../../platform/native.js';
 import { createFile } from './create.js';
 import { deviceGeometry } from './device.js';
 import { probeAlignment } from './direct.js';
+import { folders } from './folder.js';
 import { PermissionLocks } from './locks.js';
 import { FileOps } from './ops.js';
 import { errnoOf } from './errno.js';
@@ -168,6 +169,7 @@ export const file: BlockDriver<FileOptions> = {
   createFile,
   createsZeroed: true,
   deleteFile,
+  folders,
 };
 
 function deviceDriver(name: 'host_device' | 'host_cdrom'): BlockDriver<FileOptions> {

@@ -12,6 +12,7 @@ import type { PermissionLocks } from './locks.js';
 import { Pace } from './pace.js';
 import { preallocate, writeFirstBlock } from './preallocate.js';
 import { errnoOf } from './errno.js';
+import { replaceFile, writeDurably } from './folder.js';
 import { BufferedTransfer, type Transfer } from './transfer.js';
 
 const openFile = promisify(open);
@@ -199,7 +200,27 @@ export class FileOps extends BlockOps {
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
-    return this.#facets[name];
+    return name === 'rewrite' && (this.#readOnly || this.#isDevice) ? undefined : this.#facets[name];
+  }
+
+  /** Nobody else must use the file meanwhile. */
+  async #rewrite(content: Uint8Array): Promise<void> {
+    const { filename, flags } = this.#file;
+    const former = this.#fd;
+    let fd = -1;
+    await replaceFile(filename, async (temporary) => {
+      await writeDurably(temporary, content);
+      fd = await openFile(temporary, flags | constants.O_RDWR);
+      this.#locks = this.#locks?.moveTo(fd);
+    }).catch(async (error: unknown) => {
+      if (fd !== -1) await closeFile(fd);
+      throw error;
+    });
+    this.#fd = fd;
+    this.#size = this.#startedEnd = content.length;
+    this.#forgetData();
+    this.#transfer = this.#makeTransfer();
+    await closeFile(former);
   }
 
   override filename(): string {
@@ -218,6 +239,7 @@ export class FileOps extends BlockOps {
     return {
       descriptor,
       background: { allowBackgroundWrites: () => { if (this.#transfer instanceof BufferedTransfer) this.#transfer.allowBackgroundWrites(); } },
+      rewrite: { rewrite: (content) => this.#rewrite(content) },
       formatInfo: { specific: () => ({ type: 'file', data: {} }) },
       allocatedSize: { allocatedSize: () => statFile(this.#fd).then(({ blocks }) => blocks * 512) },
       ...(this.#native && { copyRange }),
