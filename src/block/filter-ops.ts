@@ -45,6 +45,11 @@ export abstract class FilterOps extends BlockOps {
     return this.#capabilities;
   }
 
+  /** For subclasses whose `adapt` would answer anew. */
+  protected capabilitiesChanged(): void {
+    this.#below = undefined;
+  }
+
   get size(): number {
     return this.child.size;
   }

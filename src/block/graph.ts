@@ -185,7 +185,10 @@ export class BlockGraph {
     await this.drained([node], async () => {
       for (const { node: each, readOnly = each.readOnly, settings, values } of steps) {
         await this.#reopenTree(each, readOnly);
-        if (Object.keys(values).length > 0) await each.ops.reopen?.({ readOnly, options: values });
+        if (Object.keys(values).length > 0) {
+          await each.ops.reopen?.({ readOnly, options: values });
+          Object.assign(each, { explicitOptions: { ...each.explicitOptions, ...values } });
+        }
         each.settings = { ...each.settings, ...settings };
       }
     });

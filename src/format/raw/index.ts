@@ -1,43 +1,27 @@
 /** Driver `raw`: the bytes of a file, or of a part of it, as they are. */
 import type { BlockDriver } from '../../block/driver.js';
-import { BlockError } from '../../block/errors.js';
 import { measured, readUnits } from '../../block/stream.js';
-import { RawOps, roundToSector } from './ops.js';
-
-export interface RawOptions {
-  /** First byte of the disk within the file. */
-  readonly offset?: number;
-  /** Bytes of the disk, a multiple of 512; all that follows `offset` where absent. A disk with a given size cannot be resized. */
-  readonly size?: number;
-}
+import { RawOps, roundToSector, type RawOptions } from './ops.js';
 
 export const raw: BlockDriver<RawOptions> = {
   name: 'raw',
   kind: 'format',
   options: {
-    offset: { type: 'size', help: 'First byte of the disk within the file' },
-    size: { type: 'size', help: 'Size of the disk within the file' },
+    offset: { type: 'size', mutable: true, help: 'First byte of the disk within the file' },
+    size: { type: 'size', mutable: true, help: 'Size of the disk within the file' },
   },
   createOptions: { size: { type: 'size', help: 'Virtual disk size' } },
   children: { file: { role: 'filtered' } },
   probe: () => 1,
   open(context) {
     const file = context.child('file')!;
-    const { options: { offset = 0, size }, mode, readOnly } = context;
-    if (offset > file.size) {
-      throw new BlockError('INVALID_ARGUMENT', `Offset (${offset}) cannot be greater than size of the containing file (${file.size})`);
-    }
-    if (size !== undefined && offset + size > file.size) {
-      throw new BlockError('INVALID_ARGUMENT',
-        `The sum of offset (${offset}) and size (${size}) has to be smaller or equal to the  actual size of the containing file (${file.size})`);
-    }
-    if (size !== undefined && size % 512 !== 0) throw new BlockError('INVALID_ARGUMENT', 'Specified size is not multiple of 512');
+    const { options, mode, readOnly } = context;
     if (mode.probed && !readOnly) {
       context.warn(`WARNING: Image format was not specified for '${file.node.filename}' and probing guessed raw.\n`
         + '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n'
         + "         Specify the 'raw' format explicitly to remove the restrictions.");
     }
-    return new RawOps(file, offset, size, mode.probed ? (head) => context.probe(head) !== 'raw' : undefined);
+    return new RawOps(file, options, mode.probed ? (head) => context.probe(head) !== 'raw' : undefined);
   },
   async create(target, { size }) {
     const bytes = roundToSector(size);

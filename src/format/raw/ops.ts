@@ -10,6 +10,13 @@ const maximumSize = Number.MAX_SAFE_INTEGER;
 /** Facets that speak of file bytes by offset, so that they hold only for a disk that is the whole file. */
 const wholeFileFacets: ReadonlySet<keyof Facets> = new Set(['descriptor', 'copyRange']);
 
+export interface RawOptions {
+  /** First byte of the disk within the file. */
+  readonly offset?: number;
+  /** Bytes of the disk, a multiple of 512; all that follows `offset` where absent. A disk with a given size cannot be resized. */
+  readonly size?: number;
+}
+
 /** Disks are counted in sectors: a file's odd rest fills one. */
 export function roundToSector(size: number): number {
   return Math.ceil(size / sector) * sector;
@@ -17,18 +24,38 @@ export function roundToSector(size: number): number {
 
 export class RawOps extends FilterOps {
   override readonly limits: BlockLimits;
-  readonly #offset: number;
-  readonly #size: number | undefined;
+  #offset = 0;
+  #size: number | undefined;
   readonly #isForbidden: ((head: Uint8Array) => boolean) | undefined;
 
   /** `isForbidden` says of a first sector that it may not be written: the disk would be taken for another format. */
-  constructor(file: BlockChild, offset: number, size: number | undefined, isForbidden?: (head: Uint8Array) => boolean) {
+  constructor(file: BlockChild, options: RawOptions, isForbidden?: (head: Uint8Array) => boolean) {
     super(file, ({ writeFlags, growsOnWrite, ...rest }) =>
-      ({ ...rest, writeFlags: writeFlags & ~Req.COMPRESSED, growsOnWrite: growsOnWrite && size === undefined }));
-    this.#offset = offset;
-    this.#size = size;
+      ({ ...rest, writeFlags: writeFlags & ~Req.COMPRESSED, growsOnWrite: growsOnWrite && this.#size === undefined }));
+    this.#select(options);
     this.#isForbidden = isForbidden;
     this.limits = isForbidden === undefined ? unlimited : { ...unlimited, requestAlignment: sector };
+  }
+
+  /** Which part of the file is the disk. @throws BlockError where the file has no such part */
+  #select({ offset = 0, size }: RawOptions): void {
+    const { size: length } = this.child;
+    if (offset > length) {
+      throw new BlockError('INVALID_ARGUMENT', `Offset (${offset}) cannot be greater than size of the containing file (${length})`);
+    }
+    if (size !== undefined && offset + size > length) {
+      throw new BlockError('INVALID_ARGUMENT',
+        `The sum of offset (${offset}) and size (${size}) has to be smaller or equal to the  actual size of the containing file (${length})`);
+    }
+    if (size !== undefined && size % sector !== 0) throw new BlockError('INVALID_ARGUMENT', 'Specified size is not multiple of 512');
+    this.#offset = offset;
+    this.#size = size;
+    this.capabilitiesChanged();
+  }
+
+  override reopen({ options }: { readonly readOnly: boolean; readonly options?: RawOptions }): Promise<void> {
+    const current = { offset: this.#offset, ...(this.#size !== undefined && { size: this.#size }) };
+    return Promise.resolve().then(() => this.#select({ ...current, ...options }));
   }
 
   override get size(): number {

@@ -52,6 +52,22 @@ describe('raw', () => {
     await expect(graph.open({ driver: 'raw', file: disk, ...options })).rejects.toThrow(message);
   });
 
+  it('may become another part of the file while it is open', async () => {
+    await using graph = graphOf();
+    const part = await graph.openBackend({ driver: 'raw', file: disk }, { take: 1 | 2 });
+    await graph.reopen(part.node, { options: { offset: '1536', size: 1024 } });
+    expect(part.size).toBe(1024);
+    expect(part.node.filename).toContain('"offset": 1536');
+    await part.write(1023, new Uint8Array([7]));
+    expect(() => part.write(1024, new Uint8Array(1))).toThrow('Input/output error');
+    await expect(graph.reopen(part.node, { options: { size: 1 << 21 } })).rejects.toThrow('The sum of offset (1536) and size (2097152)');
+    expect(part.size).toBe(1024);
+    await graph.reopen(part.node, { options: { offset: 2048 } });
+    const seen = new Uint8Array(1024);
+    await part.read(0, seen);
+    expect(seen.indexOf(7)).toBe(1536 + 1023 - 2048);
+  });
+
   it('counts in sectors: an odd end reads as zero and may be completed', async () => {
     await using graph = graphOf();
     const odd = await graph.openBackend({ driver: 'raw', file: { driver: 'memory', size: 1000 } }, { take: 1 | 2 });
