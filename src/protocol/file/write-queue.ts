@@ -13,14 +13,18 @@ interface Waiting {
 /** Most buffers one system call takes. */
 const mostBuffers = 64;
 
+/** With this many bytes waiting, a second call stands in line behind the first, so that the file is not idle until this thread has noticed. */
+const aheadBytes = 1 << 20;
+
 /**
- * Writes of one file, one system call at a time: kernels let no two threads write to a file at once, and those that try only
- * keep a processor busy. What came while a call was under way goes into the next one, as far as it is adjacent.
+ * Writes of one file. Kernels let no two threads write to a file at once, and those that try only keep a processor busy: there are
+ * never more than two calls. What came while they were under way goes into the next one, as far as it is adjacent.
  */
 export class WriteQueue {
   readonly #fd: number;
   #waiting: Waiting[] = [];
-  #busy = false;
+  #waitingBytes = 0;
+  #calls = 0;
 
   constructor(fd: number) {
     this.#fd = fd;
@@ -29,14 +33,16 @@ export class WriteQueue {
   write(offset: number, source: Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ offset, source, resolve, reject });
-      if (!this.#busy) this.#next();
+      this.#waitingBytes += source.length;
+      this.#next();
     });
   }
 
   #next(): void {
-    this.#busy = this.#waiting.length > 0;
-    if (!this.#busy) return;
+    if (this.#waiting.length === 0 || this.#calls >= (this.#waitingBytes >= aheadBytes ? 2 : 1)) return;
     const batch = this.#waiting.splice(0, this.#adjacent());
+    for (const { source } of batch) this.#waitingBytes -= source.length;
+    this.#calls++;
     this.#send(batch, batch[0]!.offset, batch.map(({ source }) => source));
   }
 
@@ -55,13 +61,18 @@ export class WriteQueue {
       const failed = error ? errnoOf(error) : count === 0 ? Errno.ENOSPC : undefined;
       if (failed !== undefined) {
         for (const { offset, source, reject } of batch) reject(systemError(failed, { op: 'write', offset, length: source.length }, undefined, error));
-        return this.#next();
+        return this.#ended();
       }
       const rest = after(buffers, count);
       if (rest.length > 0) return this.#send(batch, position + count, rest);
-      this.#next();
+      this.#ended();
       for (const { resolve } of batch) resolve();
     });
+  }
+
+  #ended(): void {
+    this.#calls--;
+    this.#next();
   }
 }
 
