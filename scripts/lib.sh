@@ -51,7 +51,7 @@ install_peers() {
   local missing=() pair
   for pair in nbdkit:nbdkit nbdinfo:libnbd-bin nbdsh:python3-libnbd fio:fio qemu-img:qemu-utils qemu-nbd:qemu-utils \
     qcowmount:libqcow-utils vhdimount:libvhdi-utils vmdkmount:libvmdk-utils fusermount:fuse cryptsetup:cryptsetup-bin bximage:bximage \
-    create_compressed_fs:cloop-utils mcopy:mtools fsck.fat:dosfstools bzip2:bzip2 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl; do
+    create_compressed_fs:cloop-utils mcopy:mtools fsck.fat:dosfstools bzip2:bzip2 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl sfdisk:fdisk sgdisk:gdisk parted:parted nbdfuse:libnbd-bin vmdkinfo:libvmdk-utils; do
     have "${pair%%:*}" || missing+=("${pair#*:}")
   done
   [ ${#missing[@]} -eq 0 ] && return
