@@ -60,7 +60,9 @@ export class CompressionThreads {
   }
 
   #finish({ id, result, failure }: Answer): void {
-    const { resolve, reject, thread } = this.#waiting.get(id)!;
+    const waiter = this.#waiting.get(id);
+    if (waiter === undefined) return; // its thread's end was heard of before its answer
+    const { resolve, reject, thread } = waiter;
     this.#waiting.delete(id);
     if (--thread.pending === 0) thread.worker.unref();
     if (result !== undefined) resolve(result);
