@@ -46,16 +46,62 @@ const deflateThreads = (kind: 'Deflate' | 'DeflateRaw', options: Zlib.ZlibOption
     };`,
   argument: { kind, options },
 });
+/** What one inflated block needs of the handle inside Node's streams. */
+interface InflateHandle {
+  onerror: (message: string) => void;
+  reset(): void;
+  writeSync(flush: number, source: Uint8Array, start: number, length: number, target: Uint8Array, targetStart: number, room: number): void;
+}
+
+/**
+ * Inflates blocks straight into their target, with one handle that is reset: less than half the time of Node's functions for whole
+ * streams, which are the documented way taken where a version of Node has another handle.
+ */
+class Inflater {
+  readonly #kind: 'Inflate' | 'InflateRaw';
+  #handle: InflateHandle | undefined | null;
+  /** Room left in the target, and source left over. */
+  #state: Uint32Array = new Uint32Array(2);
+  #failure: string | undefined;
+
+  constructor(kind: 'Inflate' | 'InflateRaw') {
+    this.#kind = kind;
+  }
+
+  /** @see Codec.decompress */
+  inflate(source: Uint8Array, target: Uint8Array): void {
+    if (this.#handle === undefined) this.#handle = this.#make();
+    const { Z_SYNC_FLUSH } = zlib().constants;
+    if (this.#handle === null) {
+      const inflate = this.#kind === 'Inflate' ? zlib().inflateSync : zlib().inflateRawSync;
+      return fill(target, inflate(source, { finishFlush: Z_SYNC_FLUSH, maxOutputLength: target.length + 1, chunkSize: target.length + 1024 }));
+    }
+    this.#failure = undefined;
+    this.#handle.reset();
+    this.#handle.writeSync(Z_SYNC_FLUSH, source, 0, source.length, target, 0, target.length);
+    if (this.#failure !== undefined) throw new Error(this.#failure);
+    if (this.#state[0] !== 0) throw new Error('compressed data ends early');
+  }
+
+  #make(): InflateHandle | null {
+    const stream = zlib()[`create${this.#kind}`]() as unknown as { _handle?: InflateHandle; _writeState?: unknown };
+    const { _handle: handle, _writeState: state } = stream;
+    if (typeof handle?.reset !== 'function' || typeof handle.writeSync !== 'function' || !(state instanceof Uint32Array)) return null;
+    this.#state = state;
+    handle.onerror = (message) => { this.#failure = message; };
+    return handle;
+  }
+}
+const rawInflater = new Inflater('InflateRaw');
+const zlibInflater = new Inflater('Inflate');
+
 const rawDeflateThreads = deflateThreads('DeflateRaw', deflateOptions);
 
 /** Raw deflate. The window is 4 KiB, for readers that accept no more; any window is read. */
 export const rawDeflate: Codec = {
   compress: (source) => zlib().deflateRawSync(source, deflateOptions),
   compressLater: (source) => rawDeflateThreads.compress(source),
-  decompress(source, target) {
-    const bytes = zlib().inflateRawSync(source, { finishFlush: zlib().constants.Z_SYNC_FLUSH, maxOutputLength: target.length + 1 });
-    fill(target, bytes);
-  },
+  decompress: (source, target) => rawInflater.inflate(source, target),
 };
 
 const zlibOptions: Zlib.ZlibOptions = { ...deflateOptions, windowBits: 15 };
@@ -69,10 +115,7 @@ export const zlibStream: Codec = {
     const packed = await zlibThreads.compress(whole);
     return packed.length < whole.length ? packed : zlib().deflateSync(whole, { level: 0 });
   },
-  decompress(source, target) {
-    const bytes = zlib().inflateSync(source, { finishFlush: zlib().constants.Z_SYNC_FLUSH, maxOutputLength: target.length + 1 });
-    fill(target, bytes);
-  },
+  decompress: (source, target) => zlibInflater.inflate(source, target),
 };
 
 function fill(target: Uint8Array, bytes: Uint8Array): void {

@@ -17,7 +17,7 @@ export class CompressedClusters {
   readonly #codec: Codec;
   /** Clusters are packed in the order in which they were sent, whichever is compressed first. */
   readonly #turns = new Turns();
-  /** The cluster decompressed last, and the state of compressed data it belongs to. */
+  /** The cluster last decompressed for a part of it, and the state of compressed data it belongs to. */
   #last: { readonly host: number; readonly age: number; readonly bytes: Uint8Array } | undefined;
 
   constructor(image: Qcow2Image, clusters: ClusterMap, codec: Codec) {
@@ -31,20 +31,24 @@ export class CompressedClusters {
     const place = yield* settled(() => this.#clusters.compressed(offset));
     if (place === undefined) return false;
     const image = this.#image;
-    const start = offset % image.geometry.clusterSize;
+    const { clusterSize } = image.geometry;
+    const start = offset % clusterSize;
     const age = image.refcounts.age;
-    let bytes = this.#last?.host === place.offset && this.#last.age === age ? this.#last.bytes : undefined;
-    if (bytes === undefined) {
-      const packed = new Uint8Array(place.length);
-      yield* wait(image.file.read(place.offset, packed));
-      bytes = new Uint8Array(image.geometry.clusterSize);
-      try {
-        this.#codec.decompress(packed, bytes);
-      } catch (error) {
-        throw new BlockError('IO_ERROR', 'Input/output error', { node: image.context.nodeName, op: 'read', offset, errno: Errno.EIO }, error);
-      }
-      if (age === image.refcounts.age) this.#last = { host: place.offset, age, bytes };
+    if (this.#last?.host === place.offset && this.#last.age === age) {
+      target.set(this.#last.bytes.subarray(start, start + target.length));
+      return true;
     }
+    const whole = target.length === clusterSize;
+    const bytes = whole ? target : new Uint8Array(clusterSize);
+    const packed = new Uint8Array(place.length);
+    yield* wait(image.file.read(place.offset, packed));
+    try {
+      this.#codec.decompress(packed, bytes);
+    } catch (error) {
+      throw new BlockError('IO_ERROR', 'Input/output error', { node: image.context.nodeName, op: 'read', offset, errno: Errno.EIO }, error);
+    }
+    if (whole) return true;
+    if (age === image.refcounts.age) this.#last = { host: place.offset, age, bytes };
     target.set(bytes.subarray(start, start + target.length));
     return true;
   }
