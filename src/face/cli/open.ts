@@ -42,7 +42,7 @@ let graph: Promise<BlockGraph> | undefined;
 /** The process's graph. Drivers are loaded with it. */
 export function sharedGraph(): Promise<BlockGraph> {
   graph ??= import('../../drivers.js').then(({ createRegistry }) => {
-    const created = new BlockGraph({ drivers: createRegistry(programName() === 'vdisk' ? undefined : asPeersKnow), gate: allowImplicitOpens, objects: userObjects() });
+    const created = new BlockGraph({ drivers: createRegistry(programName().startsWith('qemu-') ? asPeersKnow : undefined), gate: allowImplicitOpens, objects: userObjects() });
     created.onWarning = (message) => (message.startsWith('WARNING') ? err(`${message}\n`) : warn(message));
     created.onReport = (line, kind) => (kind === 'note' ? err(`${line}\n`) : reportError(line));
     return created;

@@ -113,7 +113,7 @@ export function describeFailure(error: unknown): { message?: string; hint?: stri
 
 /** The peers do not know who holds an image; we may. */
 function hintOf({ context: { hint, holder } }: BlockError): string | undefined {
-  return state.program === 'vdisk' && holder !== undefined ? `${hint === undefined ? '' : ensureNewline(hint)}It is held by ${holder}.` : hint;
+  return !state.program.startsWith('qemu-') && holder !== undefined ? `${hint === undefined ? '' : ensureNewline(hint)}It is held by ${holder}.` : hint;
 }
 
 /** Keeps what goes to standard output from now on; the returned function ends that and hands it over. */

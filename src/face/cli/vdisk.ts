@@ -1,6 +1,7 @@
 /** vdisk: the peers under one roof, the verbs of qemu-img with `--json` and `--progress json`, and the servers. */
 import { out, setProgram, usageError } from './output.js';
 import { useJsonProgress } from './progress.js';
+import { tools } from './tools.js';
 
 const help = `vdisk: virtual disks for people and programs
 
@@ -24,6 +25,7 @@ Serve:
 
 The peers, exactly as scripts know them (also under their own names):
   vdisk qemu-img …   vdisk qemu-io …   vdisk qemu-nbd …
+  vdisk vmware-vdiskmanager …   vdisk vmware-mount …   vdisk vixdisklib-sample …
 
   vdisk --version        vdisk --help
 `;
@@ -43,19 +45,14 @@ export async function main(argv: string[]): Promise<number> {
     case '-V': case '--version':
       out((await import('./qemu-img/help.js')).ownVersionText());
       return 0;
-    case 'qemu-img':
-      setProgram(command);
-      return (await import('./qemu-img/index.js')).main(rest);
-    case 'qemu-io':
-      setProgram(command);
-      return (await import('./qemu-io/index.js')).main(rest);
-    case 'qemu-nbd':
-      setProgram(command);
-      return (await import('./qemu-nbd/index.js')).main(rest);
     case 'nbd': return (await import('./nbd.js')).main(rest);
     case 'serve': return (await import('./serve.js')).main(rest);
-    default: return verb(command, rest);
+    default: break;
   }
+  const load = Object.hasOwn(tools, command) ? tools[command] : undefined;
+  if (load === undefined) return verb(command, rest);
+  setProgram(command);
+  return (await load()).main(rest);
 }
 
 async function verb(command: string, argv: string[]): Promise<number> {

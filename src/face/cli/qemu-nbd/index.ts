@@ -6,10 +6,10 @@ import { findTlsCredentials } from '../../../platform/tls-credentials.js';
 import type { SocketAddress } from '../../../wire/nbd/address.js';
 import { ExportRegistry, NbdExport } from '../../nbd/exports.js';
 import { NbdServer } from '../../nbd/server.js';
+import { inBackground, reportReady, startInBackground } from '../background.js';
 import { closeGraph } from '../open.js';
 import { userObjects } from '../objects.js';
 import { CliError, reportError } from '../output.js';
-import { inBackground, reportReady, startInBackground } from './fork.js';
 import { openExportImage } from './image.js';
 import { parseOptions, type NbdToolOptions } from './options.js';
 

@@ -1,12 +1,12 @@
 /**
- * --fork without fork(): the tool starts itself again in a session of its own, hands on what that says, and ends with success when it
- * is told that the server listens.
+ * A server in the background without fork(): the tool starts itself again in a session of its own, hands on what that says, and goes on
+ * when it is told that the server listens.
  */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync, writeSync } from 'node:fs';
-import { err } from '../output.js';
+import { err } from './output.js';
 
-const readyVariable = 'VDISK_NBD_READY_FD';
+const readyVariable = 'VDISK_READY_FD';
 const READY_FD = 3;
 
 /** Whether this process is the one in the background. */
@@ -14,7 +14,7 @@ export function inBackground(): boolean {
   return process.env[readyVariable] !== undefined;
 }
 
-/** Runs the same command in the background; resolves with the exit code to end with. `keepStderr`: it may go on complaining. */
+/** Runs the same command in the background; resolves with 0 once it is ready, else with its exit code. `keepStderr`: it may go on complaining. */
 export function startInBackground(keepStderr: boolean): Promise<number> {
   const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
     detached: true, stdio: ['ignore', 'ignore', keepStderr ? 'inherit' : 'pipe', 'pipe'], env: { ...process.env, [readyVariable]: String(READY_FD) },
