@@ -80,7 +80,7 @@ install_guest_tools() {
 vitest_run() {
   local name=$1 report status sums
   shift
-  section "$name"
+  section "$name, VDISK_SEED=${VDISK_SEED:-1}"
   report=$(mktemp)
   npx vitest run --reporter=default --reporter=json --outputFile.json="$report" "$@"
   status=$?

@@ -6,12 +6,15 @@ import { systemError } from '../block/errors.js';
 import { BlockGraph } from '../block/graph.js';
 import { DriverRegistry } from '../block/registry.js';
 import { memory } from '../protocol/memory/index.js';
+import { seededRandom } from '../testing/random.js';
 import type { MaybePromise } from '../util/maybe.js';
 import { copyImages, type CopyControl } from './copy.js';
+import { testSeed } from '../../test/support/seed.js';
 
 const turn = (): Promise<void> => new Promise((resolve) => { setImmediate(resolve); });
+const random = seededRandom(testSeed);
 async function randomTurns(): Promise<void> {
-  for (let turns = Math.random() * 5; turns > 0; turns--) await turn();
+  for (let turns = random() * 5; turns > 0; turns--) await turn();
 }
 
 /** A passthrough whose requests are delayed, noted, and made to fail. */

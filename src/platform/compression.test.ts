@@ -1,8 +1,8 @@
 import { execFileSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { describe, expect, it } from 'vitest';
 import { rawDeflate, zstdCodec, zstdFrameLength } from './compression.js';
+import { randomBytes } from '../../test/support/seed.js';
 
 function sample(): Uint8Array {
   const bytes = new Uint8Array(65536);

@@ -1,10 +1,11 @@
-import { createCipheriv, randomBytes } from 'node:crypto';
+import { createCipheriv } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { UserObject } from '../block/objects.js';
 import { findPassphrase } from './secrets.js';
+import { randomBytes } from '../../test/support/seed.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'vdisk-secrets-'));
 afterAll(() => rmSync(folder, { recursive: true }));

@@ -1,5 +1,4 @@
 /** The daemons against images that refer to what they must not, and clients that mean no good. */
-import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -7,6 +6,7 @@ import { BlockGraph } from '../../src/block/graph.js';
 import type { BlockBackend } from '../../src/block/child.js';
 import { createRegistry } from '../../src/drivers.js';
 import { ToolFolder, until, type Running } from '../support/our-tools.js';
+import { randomBytes } from '../support/seed.js';
 
 const MiB = 1 << 20;
 let folder: ToolFolder;

@@ -1,8 +1,8 @@
 /** Work on images in place that is cut short by a signal: the disk a user sees stays what it was, and its images sound. */
-import { randomBytes } from 'node:crypto';
 import { copyFileSync, statSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ToolFolder, until } from '../support/our-tools.js';
+import { randomBytes } from '../support/seed.js';
 
 const MiB = 1 << 20;
 let folder: ToolFolder;

@@ -2,9 +2,9 @@
 import { describe, expect, it } from 'vitest';
 import { parallels } from '../../src/format/parallels/index.js';
 import { explore, type RunCommand } from './explore.js';
+import { testSeed } from '../support/seed.js';
 
 const total = Math.max(60, Number(process.env['VDISK_CRASH_STATES'] ?? 10_000) / 100);
-const base = Number(process.env['VDISK_CRASH_SEED'] ?? 1);
 
 /** Nothing but the mark and a file that is too long may be wrong: references to places twice, or outside, never. */
 async function judge(run: RunCommand, file: string): Promise<string | undefined> {
@@ -24,7 +24,7 @@ describe('parallels after a power cut', () => {
     it(`${states} states with clusters of ${clusterSize} bytes are consistent and hold what was flushed`, async () => {
       expect(await explore({
         driver: parallels, size: 1 << 20, createOptions: { cluster_size: clusterSize }, openOptions: { 'prealloc-size': 1 << 17, 'prealloc-mode': 'truncate' },
-        seed: base, states, requests: 100, judge, needsRepair: hasMark,
+        seed: testSeed, states, requests: 100, judge, needsRepair: hasMark,
       })).toEqual([]);
     }, 3_600_000);
   }

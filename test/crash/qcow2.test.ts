@@ -2,11 +2,11 @@
 import { describe, expect, it } from 'vitest';
 import { qcow2 } from '../../src/format/qcow2/index.js';
 import { explore, type RunCommand } from './explore.js';
+import { testSeed } from '../support/seed.js';
 
 const total = Number(process.env['VDISK_CRASH_STATES'] ?? 10_000);
 /** Starting qemu-img costs most of a state's time. */
 const judgeEvery = total > 10_000 ? 50 : 1;
-const base = Number(process.env['VDISK_CRASH_SEED'] ?? 1);
 const kinds: readonly { readonly create: Record<string, string | number | boolean>; readonly open?: Record<string, unknown> }[] = [
   { create: { cluster_size: 512 } },
   { create: { cluster_size: 4096 } },
@@ -44,7 +44,7 @@ async function judge(run: RunCommand, file: string, image: Uint8Array): Promise<
 describe('qcow2 after a power cut', () => {
   for (const { create, open } of kinds) {
     it(`${states * seedsPerKind} states of ${JSON.stringify({ ...create, ...open })} are consistent and hold what was flushed`, async () => {
-      for (let seed = base; seed < base + seedsPerKind; seed++) {
+      for (let seed = testSeed; seed < testSeed + seedsPerKind; seed++) {
         const failures = await explore({
           driver: qcow2, size: 1 << 19, createOptions: create, ...(open && { openOptions: open }), judge, judgeEvery, needsRepair, seed, states, requests: 100,
         });

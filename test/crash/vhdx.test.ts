@@ -5,9 +5,9 @@ import { DriverRegistry } from '../../src/block/registry.js';
 import { vhdx } from '../../src/format/vhdx/index.js';
 import { Recording, recorderDriver } from '../../src/testing/recorder.js';
 import { explore, type CrashSetup, type RunCommand } from './explore.js';
+import { testSeed } from '../support/seed.js';
 
 const total = Math.max(40, Number(process.env['VDISK_CRASH_STATES'] ?? 10_000) / 250);
-const base = Number(process.env['VDISK_CRASH_SEED'] ?? 1);
 const MiB = 1 << 20;
 const size = 6 * MiB;
 
@@ -46,7 +46,7 @@ describe('VHDX after a power cut', () => {
   for (const { name, create, differencing } of kinds) {
     it(`${name}: ${states * seeds} states are consistent and hold what was flushed`, async () => {
       const parent = differencing && await makeParent();
-      for (let seed = base; seed < base + seeds; seed++) {
+      for (let seed = testSeed; seed < testSeed + seeds; seed++) {
         const failures = await explore({
           driver: vhdx, size, createOptions: create, seed, states, requests: 100, maxSectors: 3000,
           ...(parent === undefined ? { judge, judgeEvery: 3 } : { parent, openOptions: { backing: { driver: 'vhdx', file: { driver: 'parent-recorder' } } } }),

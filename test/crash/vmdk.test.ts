@@ -3,9 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { vmdk } from '../../src/format/vmdk/index.js';
 import { uncleanOffset } from '../../src/format/vmdk/header.js';
 import { explore, type RunCommand } from './explore.js';
+import { testSeed } from '../support/seed.js';
 
 const total = Math.max(60, Number(process.env['VDISK_CRASH_STATES'] ?? 10_000) / 100);
-const base = Number(process.env['VDISK_CRASH_SEED'] ?? 1);
 
 async function judge(run: RunCommand, file: string): Promise<string | undefined> {
   const program = process.env['QEMU_IMG_PEER'] ?? 'qemu-img';
@@ -20,7 +20,7 @@ describe('VMDK after a power cut', () => {
   for (const createOptions of kinds) {
     it(`${JSON.stringify(createOptions)}: ${states} states are consistent and hold what was flushed`, async () => {
       expect(await explore({
-        driver: vmdk, size: 4 << 20, createOptions, seed: base, states, requests: 100, maxSectors: 900,
+        driver: vmdk, size: 4 << 20, createOptions, seed: testSeed, states, requests: 100, maxSectors: 900,
         needsRepair: (image) => image[uncleanOffset] === 1, judge, judgeEvery: 2,
       })).toEqual([]);
     }, 3_600_000);

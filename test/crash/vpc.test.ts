@@ -5,9 +5,9 @@ import { DriverRegistry } from '../../src/block/registry.js';
 import { vpc } from '../../src/format/vpc/index.js';
 import { Recording, recorderDriver } from '../../src/testing/recorder.js';
 import { explore, type CrashSetup, type RunCommand } from './explore.js';
+import { testSeed } from '../support/seed.js';
 
 const total = Math.max(120, Number(process.env['VDISK_CRASH_STATES'] ?? 10_000) / 40);
-const base = Number(process.env['VDISK_CRASH_SEED'] ?? 1);
 const size = 1 << 19;
 
 /** A parent full of what no child writes. */
@@ -45,7 +45,7 @@ describe('VHD after a power cut', () => {
   for (const { name, create, differencing } of kinds) {
     it(`${name}: ${states * seeds} states are consistent and hold what was flushed`, async () => {
       const parent = differencing && await makeParent();
-      for (let seed = base; seed < base + seeds; seed++) {
+      for (let seed = testSeed; seed < testSeed + seeds; seed++) {
         const failures = await explore({
           driver: vpc, size, createOptions: { force_size: true, ...create }, seed, states, requests: 100,
           ...(name !== 'fixed' && { judge, judgeEvery: 4 }),

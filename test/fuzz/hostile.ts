@@ -16,6 +16,7 @@ import { blockStatus } from '../../src/block/status.js';
 import { createRegistry } from '../../src/drivers.js';
 import { seededRandom } from '../../src/testing/random.js';
 import { Recording, recorderDriver } from '../../src/testing/recorder.js';
+import { testSeed } from '../support/seed.js';
 
 /** Images per kind, all in all VDISK_FUZZ_CASES (default 1,500) per format. */
 export const fuzzCases = Number(process.env['VDISK_FUZZ_CASES'] ?? 1_500);
@@ -107,20 +108,20 @@ export async function surviveHostile(
   driver: BlockDriver, seed: Uint8Array, count: number,
   { headerBytes = 160, targets = [{ offset: 0, length: headerBytes }], writable = true, mend }: HostileOptions = {}): Promise<void> {
   for (let n = 0; n < count; n++) {
-    const image = damage(seed, targets, seededRandom(n * 4 + 1));
+    const image = damage(seed, targets, seededRandom((testSeed - 1) * 1e6 + n * 4 + 1));
     mend?.(image);
     const started = process.cpuUsage();
     const before = process.memoryUsage();
     try {
       await attempt(() => visit(driver, image, !writable || n % 2 === 0));
     } catch (error) {
-      throw new Error(`case ${n}: ${String((error as Error).stack)}`);
+      throw new Error(`seed ${testSeed}, case ${n}: ${String((error as Error).stack)}`);
     }
     const { user, system } = process.cpuUsage(started);
     const elapsed = (user + system) / 1000;
     const after = process.memoryUsage();
     const grown = after.arrayBuffers + after.heapUsed - before.arrayBuffers - before.heapUsed;
-    expect(elapsed, `case ${n} took ${elapsed} ms of processor time`).toBeLessThan(10_000);
-    expect(grown, `case ${n} took ${grown} bytes`).toBeLessThan(256 << 20);
+    expect(elapsed, `seed ${testSeed}, case ${n} took ${elapsed} ms of processor time`).toBeLessThan(10_000);
+    expect(grown, `seed ${testSeed}, case ${n} took ${grown} bytes`).toBeLessThan(256 << 20);
   }
 }

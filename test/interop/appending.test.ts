@@ -11,6 +11,7 @@ import { seededRandom } from '../../src/testing/random.js';
 import { applySteps, DiskModel, stepParameters, type Step } from '../support/disk-model.js';
 import { ImageFolder } from '../support/image-folder.js';
 import { havePeers, oracleTool } from '../support/peers.js';
+import { testSeed } from '../support/seed.js';
 
 const size = 5 << 20;
 const folder = new ImageFolder();
@@ -50,8 +51,7 @@ const peers = [['QEMU 7.2', 'qemu-img', 'qemu-io'], ['QEMU 10', oracleTool('qemu
 for (const [peer, img, io] of peers) {
   describe.skipIf(img === undefined || io === undefined || (img === 'qemu-img' && !havePeers('qemu-img', 'qemu-io')))(`with ${peer}`, () => {
     it.each(kinds)('$name holds what both wrote', async ({ format, options = {}, overlay, peerWrites = 512 }) => {
-      const seed = 1 + Math.floor(Math.random() * 1e6);
-      const random = seededRandom(seed);
+      const random = seededRandom(testSeed);
       const model = new DiskModel(new Uint8Array(size));
       let image = '';
       if (overlay) {
@@ -69,12 +69,12 @@ for (const [peer, img, io] of peers) {
         model.apply(steps);
         if (ours) await folder.use(format, image, (disk) => applySteps(disk, steps));
         else succeed(io!, ['-t', 'unsafe', '-f', format, ...stepParameters(steps, (name) => join(scratch, name)), image]);
-        if (format !== 'qcow') expect(succeed(img!, ['check', '-f', format, image]), `seed ${seed}`).toMatch(/^No errors were found/);
+        if (format !== 'qcow') expect(succeed(img!, ['check', '-f', format, image]), `seed ${testSeed}`).toMatch(/^No errors were found/);
       }
       const raw = folder.file('raw');
       succeed(img!, ['convert', '-t', 'unsafe', '-f', format, '-O', 'raw', image, raw]);
-      expect(Buffer.compare(readFileSync(raw), model.bytes), `theirs, seed ${seed}`).toBe(0);
-      expect(Buffer.compare(await folder.content(format, image), model.bytes), `ours, seed ${seed}`).toBe(0);
+      expect(Buffer.compare(readFileSync(raw), model.bytes), `theirs, seed ${testSeed}`).toBe(0);
+      expect(Buffer.compare(await folder.content(format, image), model.bytes), `ours, seed ${testSeed}`).toBe(0);
     }, 120_000);
 
     it.each(['qed', 'vdi', 'qcow'])('a new %s is the same, byte for byte, but for what is random', async (format) => {

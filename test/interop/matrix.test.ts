@@ -2,12 +2,12 @@
  * Every format in every variant, both ways against everybody who knows it. What was judged, and by whom, is written to
  * docs/formats/interop.md.
  */
-import { randomBytes } from 'node:crypto';
 import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ToolFolder } from '../support/our-tools.js';
 import { havePeers } from '../support/peers.js';
+import { randomBytes } from '../support/seed.js';
 import { convertArguments, judges, passphrase, type ImageKind, type Judge } from './judges.js';
 
 const kinds: readonly ImageKind[] = [

@@ -413,11 +413,16 @@ describe('bounds', () => {
     await start();
     const client = open();
     await client.begin('simple');
-    let finish = (): void => undefined;
     let durable = false;
-    backend.write = () => new Promise<void>((resolve) => { finish = () => { durable = true; resolve(); }; });
+    let finish = (): void => undefined;
+    const submitted = new Promise<void>((begun) => {
+      backend.write = () => new Promise<void>((resolve) => {
+        finish = () => { durable = true; resolve(); };
+        begun();
+      });
+    });
     client.request(false, { type: Command.WRITE, length: 4096 }, new Uint8Array(4096));
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await submitted;
     const stopped = server!.stop();
     await new Promise((resolve) => setTimeout(resolve, 50));
     expect(durable).toBe(false);

@@ -13,6 +13,7 @@ import { Chunk, Command, Context, Option, OptionReply } from '../../wire/nbd/con
 import { decodeOptionHeader, encodeGreeting, encodeInfo, encodeMetaContext, encodeOptionReply } from '../../wire/nbd/handshake.js';
 import { decodeRequest, emptyRequest, encodeErrorPayload, putSimpleReply, putStructuredReply, type Request } from '../../wire/nbd/transmission.js';
 import { nbd } from './index.js';
+import { testSeed } from '../../../test/support/seed.js';
 
 const size = 1024 * 1024;
 const path = join(tmpdir(), `vdisk-hostile-${process.pid}.sock`);
@@ -94,7 +95,7 @@ async function listen(manners: Manners): Promise<void> {
 
 async function open(options: Record<string, unknown> = {}): Promise<BlockBackend> {
   const graph = new BlockGraph({ drivers: new DriverRegistry([nbd]) });
-  return graph.openBackend({ server: { type: 'unix', path }, timeout: 1, ...options }, { driver: 'nbd' });
+  return graph.openBackend({ server: { type: 'unix', path }, timeout: 20, ...options }, { driver: 'nbd' });
 }
 
 async function errorOf(promise: Promise<unknown>): Promise<BlockError> {
@@ -148,7 +149,7 @@ describe('in the handshake', () => {
   ];
   test.each(cases)('%s', async (_name, manners, message) => {
     await listen(manners);
-    const error = await errorOf(open());
+    const error = await errorOf(open(message.source.includes('timed out') ? { timeout: 1 } : {}));
     expect(error.message).toMatch(message);
     expect(error.context.hint ?? '').not.toContain('\x1b');
   });
@@ -299,7 +300,7 @@ describe('in transmission', () => {
     const disk = await open({ 'reconnect-delay': 1 });
     const started = performance.now();
     await errorOf(Promise.resolve(disk.read(0, new Uint8Array(512))));
-    expect(performance.now() - started).toBeLessThan(3000);
+    expect(performance.now() - started).toBeLessThan(20_000);
     expect(connections).toBeLessThan(20);
     await disk.close().catch(() => undefined);
   });
@@ -340,7 +341,7 @@ describe('streams with random damage', () => {
 
   test('end in data or in an error, never in silence', async () => {
     const kinds = { data: 0, error: 0 };
-    for (let seed = 1; seed <= 300; seed++) {
+    for (let seed = testSeed; seed < testSeed + 300; seed++) {
       await listen({
         option: (option, socket) => {
           if (option !== Option.GO || seed % 3 !== 0) return undefined;
@@ -364,7 +365,7 @@ describe('streams with random damage', () => {
         },
       });
       const target = new Uint8Array(4096);
-      const disk = await open().catch((error: unknown) => error);
+      const disk = await open({ timeout: 1 }).catch((error: unknown) => error);
       const outcome = disk instanceof Error ? disk : await Promise.resolve((disk as BlockBackend).read(8192, target)).then(() => 'data', (error: unknown) => error);
       if (outcome === 'data') kinds.data++;
       else {

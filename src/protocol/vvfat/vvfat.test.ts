@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { closeSync, existsSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,6 +7,7 @@ import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { BlockGraph } from '../../block/graph.js';
 import { createRegistry } from '../../drivers.js';
 import { havePeers } from '../../../test/support/peers.js';
+import { randomBytes } from '../../../test/support/seed.js';
 
 const scratch = mkdtempSync(join(tmpdir(), 'vdisk-vvfat-'));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
