@@ -6,7 +6,7 @@
 import { andThen, isPromise, type MaybePromise } from '../util/maybe.js';
 import { Mutex, run, wait, type Steps } from '../util/steps.js';
 import type { BlockChild } from './child.js';
-import { Req, type LayerExtent } from './driver.js';
+import { Req, unlimited, type BlockLimits, type LayerExtent, type OpenContext } from './driver.js';
 import { BlockError, Errno, systemError } from './errors.js';
 import type { EntryTables } from './entry-tables.js';
 import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } from './mapped-format.js';
@@ -30,7 +30,11 @@ export interface EntryCodec {
 const zeroBuffer = 1 << 20;
 
 export abstract class AppendingFormat extends MappedFormat {
-  protected abstract readonly file: BlockChild;
+  readonly clusterSize: number;
+  override readonly limits: BlockLimits;
+  protected readonly context: OpenContext<object>;
+  protected readonly file: BlockChild;
+  protected readonly cow: BlockChild | undefined;
   protected abstract readonly tables: EntryTables;
   protected abstract readonly entries: EntryCodec;
   /** Entries can say that a cluster reads as zero. */
@@ -47,9 +51,18 @@ export abstract class AppendingFormat extends MappedFormat {
     this.#changed = true;
   };
 
-  constructor(readOnly: boolean) {
+  constructor(context: OpenContext<object>, file: BlockChild, cow: BlockChild | undefined, clusterSize: number, requestAlignment = 1) {
     super();
-    this.readOnly = readOnly;
+    this.context = context;
+    this.file = file;
+    this.cow = cow;
+    this.clusterSize = clusterSize;
+    this.limits = { ...unlimited, requestAlignment, writeZeroesAlignment: clusterSize, discardAlignment: clusterSize };
+    this.readOnly = context.readOnly;
+  }
+
+  protected override debug(event: string): Promise<void> | undefined {
+    return this.context.debugPoint(event);
   }
 
   /** Room for clusters or a table. */

@@ -2,7 +2,7 @@
 import { AppendingFormat } from '../../block/appending-format.js';
 import type { BlockChild } from '../../block/child.js';
 import type { DataCipher } from '../../block/data-cipher.js';
-import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext, type ResizeOptions } from '../../block/driver.js';
+import { Req, type Capabilities, type LayerExtent, type OpenContext, type ResizeOptions } from '../../block/driver.js';
 import { misplaced, TwoLevelTables, type TablePlace } from '../../block/entry-tables.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { BackingFacet, Facets } from '../../block/facets.js';
@@ -19,14 +19,9 @@ const copyChunk = 1 << 20;
 const sector = 512;
 
 export class QcowOps extends AppendingFormat {
-  readonly clusterSize: number;
-  override readonly limits: BlockLimits;
-  protected readonly file: BlockChild;
-  protected readonly cow: BlockChild | undefined;
   protected readonly tables: TwoLevelTables;
   protected readonly entries = clusterEntries;
   protected readonly storesZero = false;
-  readonly #context: OpenContext<object>;
   readonly #facets: Partial<Facets>;
   readonly #cipher: DataCipher | undefined;
   #header: QcowHeader;
@@ -35,18 +30,11 @@ export class QcowOps extends AppendingFormat {
   #last: { readonly offset: number; readonly bytes: Uint8Array } | undefined;
 
   constructor(context: OpenContext<object>, file: BlockChild, backing: BlockChild | undefined, header: QcowHeader, cipher: DataCipher | undefined) {
-    super(context.readOnly);
-    this.#context = context;
+    super(context, file, backing, 2 ** header.clusterBits, header.crypt === Crypt.NONE ? 1 : 512);
     this.#header = header;
     this.#directory = directoryOf(file, header);
-    this.file = file;
-    this.cow = backing;
     this.#cipher = cipher;
-    this.clusterSize = 2 ** header.clusterBits;
     this.alignment = this.clusterSize;
-    this.limits = {
-      ...unlimited, requestAlignment: header.crypt === Crypt.NONE ? 1 : 512, writeZeroesAlignment: this.clusterSize, discardAlignment: this.clusterSize,
-    };
     this.end = Math.max(file.size, this.#directory.offset + this.#directory.length);
     const directory = (): TablePlace => this.#directory;
     const tableBytes = 8 * 2 ** header.tableBits;
@@ -91,10 +79,6 @@ export class QcowOps extends AppendingFormat {
     return this.#cipher;
   }
 
-  protected override debug(event: string): Promise<void> | undefined {
-    return this.#context.debugPoint(event);
-  }
-
   protected isPlace(offset: number): boolean {
     const { offset: start, length } = this.#directory;
     const onDirectory = offset < start + length && offset + this.clusterSize > start;
@@ -126,7 +110,7 @@ export class QcowOps extends AppendingFormat {
       try {
         rawDeflate.decompress(packed, bytes);
       } catch (error) {
-        throw new BlockError('IO_ERROR', 'Input/output error', { node: this.#context.nodeName, op: 'read', offset, errno: Errno.EIO }, error);
+        throw new BlockError('IO_ERROR', 'Input/output error', { node: this.context.nodeName, op: 'read', offset, errno: Errno.EIO }, error);
       }
       this.#last = { offset: place.offset, bytes };
     }

@@ -1,7 +1,7 @@
 /** The open layer: requests, and what the image can do beyond them. */
 import { AppendingFormat } from '../../block/appending-format.js';
 import type { BlockChild } from '../../block/child.js';
-import { Req, unlimited, type BlockLimits, type Capabilities, type OpenContext, type ResizeOptions } from '../../block/driver.js';
+import { Req, type Capabilities, type OpenContext, type ResizeOptions } from '../../block/driver.js';
 import { misplaced, TwoLevelTables } from '../../block/entry-tables.js';
 import { BlockError, Errno, strerror } from '../../block/errors.js';
 import type { BackingFacet, Facets } from '../../block/facets.js';
@@ -17,27 +17,17 @@ import { clusterEntries, entryAt, setEntry } from './entries.js';
 const idleTimeMs = 5000;
 
 export class QedOps extends AppendingFormat {
-  readonly clusterSize: number;
-  override readonly limits: BlockLimits;
-  protected readonly file: BlockChild;
-  protected readonly cow: BlockChild | undefined;
   protected readonly tables: TwoLevelTables;
   protected readonly entries = clusterEntries;
   protected readonly storesZero = true;
-  readonly #context: OpenContext<object>;
   readonly #facets: Partial<Facets>;
   #header: QedHeader;
   #idle: ReturnType<typeof setTimeout> | undefined;
 
   constructor(context: OpenContext<object>, file: BlockChild, backing: BlockChild | undefined, header: QedHeader) {
-    super(context.readOnly);
     const { clusterSize, tableSize, l1Offset } = header;
-    this.#context = context;
+    super(context, file, backing, clusterSize);
     this.#header = header;
-    this.file = file;
-    this.cow = backing;
-    this.clusterSize = clusterSize;
-    this.limits = { ...unlimited, writeZeroesAlignment: clusterSize, discardAlignment: clusterSize };
     this.alignment = clusterSize;
     this.end = file.size;
     const tableBytes = tableSize * clusterSize;
@@ -66,10 +56,6 @@ export class QedOps extends AppendingFormat {
 
   get capabilities(): Capabilities {
     return this.readOnly ? readable : writable;
-  }
-
-  protected override debug(event: string): Promise<void> | undefined {
-    return this.#context.debugPoint(event);
   }
 
   protected isPlace(offset: number): boolean {

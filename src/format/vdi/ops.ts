@@ -1,7 +1,7 @@
 /** The open layer: requests, and what the image can do beyond them. */
 import { AppendingFormat, Place, type EntryCodec } from '../../block/appending-format.js';
 import type { BlockChild } from '../../block/child.js';
-import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext, type ResizeOptions } from '../../block/driver.js';
+import { Req, type Capabilities, type LayerExtent, type OpenContext, type ResizeOptions } from '../../block/driver.js';
 import { FlatTable } from '../../block/entry-tables.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
@@ -13,15 +13,10 @@ import { Field, ImageType, type VdiHeader } from './header.js';
 import { growVdi } from './resize.js';
 
 export class VdiOps extends AppendingFormat {
-  readonly clusterSize: number;
-  override readonly limits: BlockLimits;
-  protected readonly file: BlockChild;
-  protected readonly cow: BlockChild | undefined;
   protected tables: FlatTable;
   protected entries: EntryCodec;
   /** Without a parent what is not there reads as zero anyway. */
   protected readonly storesZero: boolean;
-  readonly #context: OpenContext<object>;
   #header: VdiHeader;
   readonly #facets: Partial<Facets>;
   /** Allocated blocks as the header on disk has them. */
@@ -29,15 +24,10 @@ export class VdiOps extends AppendingFormat {
 
   /** `used`: blocks at the start of the file that may hold something. */
   constructor(context: OpenContext<object>, file: BlockChild, parent: BlockChild | undefined, header: VdiHeader, used: number) {
-    super(context.readOnly);
     const { blockSize, dataOffset, uuid } = header;
-    this.#context = context;
+    super(context, file, parent, blockSize);
     this.#header = header;
     this.#recorded = header.allocated;
-    this.file = file;
-    this.cow = parent;
-    this.clusterSize = blockSize;
-    this.limits = { ...unlimited, writeZeroesAlignment: blockSize, discardAlignment: blockSize };
     this.storesZero = parent !== undefined;
     this.entries = blockEntries(header);
     this.tables = this.#tableOf(header);
@@ -69,10 +59,6 @@ export class VdiOps extends AppendingFormat {
 
   #tableOf({ tableOffset, blocks }: VdiHeader): FlatTable {
     return new FlatTable({ file: this.file, offset: tableOffset, length: blocks * entrySize }, entrySize, (event) => this.debug(event));
-  }
-
-  protected override debug(event: string): Promise<void> | undefined {
-    return this.#context.debugPoint(event);
   }
 
   protected isPlace(offset: number): boolean {
