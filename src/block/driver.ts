@@ -223,8 +223,11 @@ export interface MeasureResult {
   readonly bitmaps?: number;
 }
 
-/** 'log-overlay': reading, without writing to it, an image whose log holds changes that did not reach their places. */
-export type PeerLack = 'check' | 'measure' | 'rebase' | 'resize' | 'log-overlay';
+/**
+ * 'thorough-check': finding damage that the peer does not look for, and mending; 'repair': any mending.
+ * 'log-overlay': reading, without writing to it, an image whose log holds changes that did not reach their places.
+ */
+export type PeerLack = 'check' | 'thorough-check' | 'repair' | 'measure' | 'rebase' | 'resize' | 'log-overlay';
 
 /** What a protocol can do with files by their names. */
 export interface FolderOperations {

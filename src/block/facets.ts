@@ -43,6 +43,8 @@ export interface CheckFacet {
   check(options: {
     readonly repair: 'none' | 'leaks' | 'all'; readonly report?: (line: string) => void; readonly reportError?: (line: string) => void;
     readonly signal?: AbortSignal;
+    /** Finds and mends no more than the peer does. */
+    readonly asPeer?: boolean;
   }): Promise<CheckResult>;
 }
 

@@ -1,6 +1,7 @@
 /** Drivers as QEMU's tools know them: without what only vdisk can do. */
 import type { BlockDriver, BlockOps, Capabilities, PeerLack } from '../../block/driver.js';
-import type { Facets } from '../../block/facets.js';
+import { BlockError } from '../../block/errors.js';
+import type { CheckFacet, Facets } from '../../block/facets.js';
 import { andThen } from '../../util/maybe.js';
 
 /** The driver without options and abilities that QEMU lacks. */
@@ -33,9 +34,19 @@ function restricted(ops: BlockOps, lacks: ReadonlySet<PeerLack>): BlockOps {
       },
     });
   }
-  if (lacks.has('check')) {
+  if (lacks.has('check') || lacks.has('repair') || lacks.has('thorough-check')) {
     const facet = ops.facet.bind(ops);
-    ops.facet = <K extends keyof Facets>(name: K): Facets[K] | undefined => (name === 'check' ? undefined : facet(name));
+    ops.facet = <K extends keyof Facets>(name: K): Facets[K] | undefined => (
+      name === 'check' ? peerCheck(facet('check'), lacks) as Facets[K] | undefined : facet(name));
   }
   return ops;
+}
+
+function peerCheck(facet: CheckFacet | undefined, lacks: ReadonlySet<PeerLack>): CheckFacet | undefined {
+  if (facet === undefined || lacks.has('check')) return undefined;
+  return {
+    check: (options) => options.repair !== 'none' && lacks.has('repair')
+      ? Promise.reject(new BlockError('NOT_SUPPORTED', 'Repairing is not supported'))
+      : facet.check({ ...options, asPeer: lacks.has('thorough-check') }),
+  };
 }

@@ -44,13 +44,16 @@ export function* checkParallels(image: ParallelsImage, repair: Repair, report: (
     yield* image.flushTables();
     survey = yield* image.survey();
   }
-  if (repair !== 'none') image.space = survey.space;
+  if (repair !== 'none') {
+    image.space = survey.space;
+    if (image.file.size > survey.end) yield* wait(image.file.resize(survey.end));
+  }
   result.corruptions -= result.corruptionsFixed;
   return { ...result, allocatedClusters: survey.allocated, fragmentedClusters: survey.fragmented, imageEndOffset: survey.end };
 }
 
 function* cutEnd(image: ParallelsImage, { end }: Survey, repair: Repair, report: (line: string) => void, result: CheckResult): Steps<void> {
-  const surplus = image.file.size - end;
+  const surplus = Math.ceil(image.file.size / sectorSize) * sectorSize - end;
   if (surplus <= 0) return;
   report(`${repair === 'none' ? 'ERROR' : 'Repairing'} space leaked at the end of the image ${surplus}`);
   const clusters = Math.ceil(surplus / image.clusterSize);

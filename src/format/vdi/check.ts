@@ -16,7 +16,7 @@ const reportLimit = 10_000;
  * place each, moves the last blocks into gaps, and corrects the count in the header.
  * @returns also how many blocks are allocated now, by the header
  */
-export async function checkVdi(file: BlockChild, header: VdiHeader, { repair, report = () => undefined, signal }: CheckOptions): Promise<CheckResult & { allocated: number }> {
+export async function checkVdi(file: BlockChild, header: VdiHeader, { repair, report = () => undefined, signal, asPeer = false }: CheckOptions): Promise<CheckResult & { allocated: number }> {
   const result: CheckResult = { corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: 0, leaksFixed: 0 };
   const found = (line: string): void => {
     if (result.corruptions++ < reportLimit) report(line);
@@ -24,7 +24,7 @@ export async function checkVdi(file: BlockChild, header: VdiHeader, { repair, re
   const owners = new Map<number, number>();
   const misplaced: number[] = [];
   const shared: { readonly block: number; readonly entry: number }[] = [];
-  const inFile = blocksInFile(header, file.size);
+  const inFile = asPeer ? Infinity : blocksInFile(header, file.size);
   let count = 0;
   await scanTable({ file, offset: header.tableOffset, length: header.blocks * entrySize }, (view, at, block) => {
     const entry = view.getUint32(at * entrySize, true);

@@ -12,7 +12,7 @@ export const vdi: BlockDriver = {
   options: {},
   createOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
-  beyondPeer: ['measure', 'resize'],
+  beyondPeer: ['measure', 'repair', 'resize', 'thorough-check'],
   probe: probeVdi,
   open: openVdi,
   create: createVdi,

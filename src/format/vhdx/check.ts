@@ -11,13 +11,19 @@ import { bitmapBlockSize, entryCount, entrySize, invalidEntry, placeOf, readEntr
 export interface TableEntry {
   readonly index: number;
   readonly state: number;
+  /** Infinity: further than anyone counts, `farPlace` of the file. */
   readonly place: number;
+  readonly farPlace?: bigint;
   /** Bytes of the file that the guest or its bitmap need, and all that belong to the block. */
   readonly needed: number;
   readonly length: number;
   /** Undefined for a sector bitmap. */
   readonly block: number | undefined;
 }
+
+const placeMask = ~0xfffffn & 0xffff_ffff_ffff_ffffn;
+/** Files are no longer, whoever counts. */
+const mostFar = 2n ** 63n - 1n;
 
 /** All entries that refer to the file or make no sense. Places of blocks that are not there, but were, go to `spare`. */
 export function* tableEntries(
@@ -32,9 +38,9 @@ export function* tableEntries(
     yield* wait(image.readMetadata(bat.offset + first * entrySize, new Uint8Array(view.buffer)));
     for (let at = 0; at < count; at++) {
       const entry = readEntry(view, at);
-      const state = stateOf(entry);
+      const state = entry === invalidEntry ? view.getUint8(at * entrySize) % 8 : stateOf(entry);
       if (state < State.FULLY_PRESENT && state !== invalidEntry) {
-        if (entry > state) spare?.(placeOf(entry));
+        if (entry !== invalidEntry && entry > state) spare?.(placeOf(entry));
         continue;
       }
       const index = first + at;
@@ -42,9 +48,10 @@ export function* tableEntries(
       const isBitmap = index - chunk * (chunkRatio + 1) === chunkRatio;
       if (isBitmap && !hasParent) continue;
       const block = index - chunk;
+      const where = entry === invalidEntry ? { place: Infinity, farPlace: view.getBigUint64(at * entrySize, true) & placeMask } : { place: placeOf(entry) };
       visit(isBitmap
-        ? { index, state, place: placeOf(entry), needed: bitmapBlockSize, length: bitmapBlockSize, block: undefined }
-        : { index, state, place: placeOf(entry), needed: Math.min(blockSize, size - block * blockSize), length: blockSize, block });
+        ? { index, state, ...where, needed: bitmapBlockSize, length: bitmapBlockSize, block: undefined }
+        : { index, state, ...where, needed: Math.min(blockSize, size - block * blockSize), length: blockSize, block });
     }
   }
 }
@@ -73,10 +80,11 @@ export function overlapText(range: Range, other: Range): string {
 }
 
 /** What is wrong with an entry by itself: lines in the peer's words. */
-export function* entryFaults(image: VhdxImage, { index, place, needed, length }: TableEntry, reserved: readonly Range[]): Generator<string> {
+export function* entryFaults(image: VhdxImage, { index, place, farPlace, needed, length }: TableEntry, reserved: readonly Range[]): Generator<string> {
   const size = image.fileSize;
+  if (farPlace !== undefined && farPlace > mostFar - BigInt(length)) yield `VHDX BAT entry ${index} offset overflow.`;
   const truncated = `points after end of file (${size}). Image has probably been truncated.`;
-  if (place >= size) yield `VHDX BAT entry ${index} start offset ${place} ${truncated}`;
+  if (place >= size) yield `VHDX BAT entry ${index} start offset ${farPlace ?? place} ${truncated}`;
   else if (place + needed > size) yield `VHDX BAT entry ${index} end offset ${place + length - 1} ${truncated}`;
   const hit = overlap({ offset: place, length }, reserved);
   if (hit !== undefined) yield overlapText({ offset: place, length }, hit);
@@ -88,7 +96,7 @@ export function checkVhdx(image: VhdxImage, options: CheckOptions): Promise<Chec
   return Promise.resolve(image.exclusive(() => run(check(image, options))));
 }
 
-function* check(image: VhdxImage, { repair, report, reportError, signal }: CheckOptions): Steps<CheckResult> {
+function* check(image: VhdxImage, { repair, report, reportError, signal, asPeer = false }: CheckOptions): Steps<CheckResult> {
   const result: CheckResult = { corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: image.replayed && repair !== 'none' ? 1 : 0, leaksFixed: 0 };
   if (!image.readOnly) yield* image.writeBack();
   if (image.pending !== undefined) report?.('The log holds changes that did not reach their places yet; they are taken into account');
@@ -96,6 +104,7 @@ function* check(image: VhdxImage, { repair, report, reportError, signal }: Check
   const occupancy = new Occupancy(image.fileSize);
   const bad: { readonly entry: TableEntry; readonly misplaced: boolean }[] = [];
   yield* tableEntries(image, (entry) => {
+    if (asPeer && (entry.state !== State.FULLY_PRESENT || entry.place === 0)) return;
     let faults = 0;
     if (!isMeaningful(entry, image.hasParent)) {
       reportError?.(`VHDX BAT entry ${entry.index} has the invalid state ${entry.state}`);
@@ -104,14 +113,14 @@ function* check(image: VhdxImage, { repair, report, reportError, signal }: Check
       reportError?.(fault);
       faults++;
     }
-    const shared = faults === 0 && occupancy.claim(entry.place, entry.length);
+    const shared = faults === 0 && !asPeer && occupancy.claim(entry.place, entry.length);
     if (shared) {
       reportError?.(`VHDX BAT entry ${entry.index} refers to offset ${entry.place}, where another block lies`);
       faults++;
     }
     if (faults === 0) return;
     result.corruptions += faults;
-    if (repair === 'all' && bad.length < maxRepairs) {
+    if (repair === 'all' && !asPeer && bad.length < maxRepairs) {
       bad.push({ entry, misplaced: shared || overlap({ offset: entry.place, length: entry.length }, reserved) !== undefined });
       result.corruptions -= faults;
       result.corruptionsFixed += faults;

@@ -1,7 +1,7 @@
 /** Opening an image: header, log, regions, metadata, parent. */
 import type { BlockChild } from '../../block/child.js';
 import type { OpenContext } from '../../block/driver.js';
-import { BlockError, Errno } from '../../block/errors.js';
+import { BlockError, Errno, strerror } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { entryFaults, isMeaningful, overlap, overlapText, reservedRanges, tableEntries } from './check.js';
 import { nilGuid } from './guid.js';
@@ -92,7 +92,7 @@ function requireRoom(file: BlockChild, header: VhdxHeader, regions: readonly Reg
     const hit = overlap(region, reservedRanges({ header, regions: regions.slice(0, index) }));
     if (hit !== undefined) {
       context.report(overlapText(region, hit), 'error');
-      throw invalid('VHDX regions overlap');
+      throw invalid(`Could not open '${file.node.filename}': ${strerror(Errno.EINVAL)}`);
     }
     if (!Number.isSafeInteger(region.offset) || region.offset % MiB !== 0 || region.length % MiB !== 0 || region.length === 0) {
       throw invalid(`Invalid place of VHDX region ${region.guid}`);
@@ -122,7 +122,7 @@ function* lookOver(image: VhdxImage, { mode, report, readOnly }: OpenContext<obj
     if (mode.check) return;
     for (const fault of entryFaults(image, entry, reserved)) {
       report(fault, 'error');
-      throw invalid('VHDX block allocation table is damaged');
+      throw invalid(`Could not open '${image.file.node.filename}': ${strerror(Errno.EINVAL)}`);
     }
     occupancy?.claim(place, length);
     if (block !== undefined) firstBlock = Math.min(firstBlock, place);
