@@ -156,6 +156,9 @@ export interface ImplicitReference {
   readonly readOnly?: boolean;
 }
 
+/** A child to be made. */
+export interface NewFile { readonly name: string; readonly reference: ImplicitReference }
+
 /** Switches of an open that no driver option expresses. */
 export interface OpenMode {
   /** Leave out the backing chain (the cow child stays undefined; unallocated reads as zero). */
@@ -184,12 +187,10 @@ export interface OpenContext<O> {
    */
   implicitChild(name: string, reference: ImplicitReference): Promise<BlockChild | undefined>;
   /**
-   * Makes further files of the image, none of which may exist, and opens them. A note beside the image tells whoever cleans up to
-   * remove them unless the image consists of them; `settle` takes it away.
+   * Makes further files of the image, none of which may exist, for `use` to lay them out and name them in the image; where that
+   * fails they go again. A note beside the image tells whoever cleans up after a crash to remove them unless the image names them.
    */
-  newFiles(children: readonly { readonly name: string; readonly reference: ImplicitReference }[]): Promise<{
-    readonly children: readonly BlockChild[]; settle(): Promise<void>;
-  }>;
+  newFiles(wanted: readonly NewFile[], use: (children: readonly BlockChild[]) => MaybePromise<void>): Promise<void>;
   /** Named moment ('l2_update') at which a blkdebug below may fail or hold the caller. Undefined at once where there is none. */
   debugPoint(event: string): Promise<void> | undefined;
   /** Name of the format that a file starting with these bytes would be taken for. */

@@ -20,7 +20,7 @@ export interface Facets {
   readonly makeEmpty: MakeEmptyFacet;
   readonly identity: IdentityFacet;
   readonly diskDatabase: DiskDatabaseFacet;
-  readonly files: FilesFacet;
+  readonly rename: RenameFacet;
   readonly compact: CompactFacet;
   readonly rewrite: RewriteFacet;
 }
@@ -168,12 +168,13 @@ export interface DiskDatabaseFacet {
   set(key: string, value: string): Promise<void>;
 }
 
-/** The host files that one layer is made of, where these are several or know their own names. */
-export interface FilesFacet {
-  /** The image itself first. */
-  paths(): readonly string[];
-  /** What changes when the image itself is to be called `to`. Throws INVALID_ARGUMENT. */
-  renamed(to: string): RenamePlan;
+/** An image whose files know each other's names. */
+export interface RenameFacet {
+  /**
+   * What changes when the image is to be called `to`. An image that is one file says so at once, where that is of no consequence
+   * under its old name. It is open for writing. Rejects INVALID_ARGUMENT.
+   */
+  renamed(to: string): Promise<RenamePlan>;
 }
 export interface RenamePlan {
   /** Old and new name of the files beside the image itself. */

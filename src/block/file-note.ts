@@ -1,18 +1,24 @@
 /** A note beside an image for as long as an operation adds files to it or takes some away: whoever cleans up goes by it. */
+import type { BlockBackend } from './child.js';
 import { protocolOf } from './create.js';
 import type { BlockDriver, FolderOperations } from './driver.js';
 import { BlockError, Errno } from './errors.js';
 import type { BlockGraph } from './graph.js';
-import { encodeNote, noteName, type OperationNote } from './leftovers.js';
+import { encodeNote, noteName, temporaryName, type OperationNote } from './leftovers.js';
 
 export class FileNote {
+  readonly #graph: BlockGraph;
   readonly #files: ProtocolFiles;
   readonly #name: string;
-  readonly #created: string[] = [];
+  /** It is held as long as the operation runs. */
+  readonly #held: BlockBackend;
+  readonly #made: { readonly name: string; readonly of?: string }[] = [];
 
-  private constructor(files: ProtocolFiles, name: string) {
+  private constructor(graph: BlockGraph, files: ProtocolFiles, name: string, held: BlockBackend) {
+    this.#graph = graph;
     this.#files = files;
     this.#name = name;
+    this.#held = held;
   }
 
   /** It is durable when this resolves. @throws BlockError NOT_SUPPORTED where files have no names */
@@ -20,33 +26,54 @@ export class FileNote {
     const files = protocolFiles(graph, note.image);
     const name = noteName(note.image);
     await files.create(name);
-    const file = await graph.openBackend({ driver: files.protocol.name, filename: files.place(name) });
-    try {
-      file.allowWriteBeyondEnd = true;
-      await file.write(0, encodeNote(note));
-      await file.flush();
-    } finally {
-      await file.close();
-    }
-    return new FileNote(files, name);
+    return new FileNote(graph, files, name, await fill(graph, files, name, encodeNote(note)));
   }
 
   /** Makes one of the files that the note says are added. @throws BlockError ALREADY_EXISTS */
   async create(filename: string): Promise<void> {
     if (await this.#files.folders.exists(this.#files.place(filename))) throw alreadyExists(filename);
     await this.#files.create(filename);
-    this.#created.push(filename);
+    this.#made.push({ name: filename });
   }
 
-  remove(): Promise<void> {
-    return this.#files.remove(this.#name);
+  /** Gives a file a further name, one of those added. @throws BlockError ALREADY_EXISTS */
+  async link(filename: string, name: string): Promise<void> {
+    await this.#files.folders.link(this.#files.place(filename), this.#files.place(name));
+    this.#made.push({ name, of: filename });
   }
 
-  /** What was created goes again. */
+  /** The file appears at once, with this content. */
+  async place(filename: string, content: Uint8Array): Promise<void> {
+    const temporary = temporaryName(filename);
+    await this.#files.create(temporary);
+    await (await fill(this.#graph, this.#files, temporary, content)).close();
+    await this.#files.folders.link(this.#files.place(temporary), this.#files.place(filename));
+    if (await this.#files.folders.exists(this.#files.place(temporary))) await this.#files.remove(temporary);
+  }
+
+  async remove(): Promise<void> {
+    await this.#held.close();
+    await this.#files.remove(this.#name);
+  }
+
+  /** What was made goes again. */
   async undo(): Promise<void> {
-    for (const filename of this.#created) await this.#files.remove(filename);
+    const { folders, place } = this.#files;
+    for (const { name, of } of this.#made) {
+      if (of !== undefined && !await folders.exists(place(of))) await folders.link(place(name), place(of));
+      else await this.#files.remove(name);
+    }
     await this.remove();
   }
+}
+
+/** Durable content for a new file, which is left open. */
+async function fill(graph: BlockGraph, { protocol, place }: ProtocolFiles, name: string, content: Uint8Array): Promise<BlockBackend> {
+  const file = await graph.openBackend({ driver: protocol.name, filename: place(name) });
+  file.allowWriteBeyondEnd = true;
+  await file.write(0, content);
+  await file.flush();
+  return file;
 }
 
 export interface ProtocolFiles {

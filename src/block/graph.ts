@@ -1,7 +1,7 @@
 /** The graph: opens specs into nodes, lends root edges, drains, closes. */
-import { isPromise } from '../util/maybe.js';
+import { isPromise, type MaybePromise } from '../util/maybe.js';
 import { BlockBackend, BlockChild } from './child.js';
-import { Perm, type ImplicitReference, type OpenContext } from './driver.js';
+import { Perm, type ImplicitReference, type NewFile, type OpenContext } from './driver.js';
 import { BlockError, Errno } from './errors.js';
 import { placeOf, protocolPrefix, resolveReference } from './filename.js';
 import { FileNote } from './file-note.js';
@@ -345,7 +345,7 @@ export class BlockGraph {
       ...(inherited.signal && { signal: inherited.signal }),
       child: (name) => node.children.get(name),
       implicitChild: (name, reference) => this.#openImplicit(node, name, reference, references, inherited),
-      newFiles: (children) => this.#newFiles(node, children, references, inherited),
+      newFiles: (wanted, use) => this.#newFiles(node, wanted, use, references, inherited),
       debugPoint: (event) => node.children.get('file')?.node.ops.debugEvent?.(event),
       object: (id) => this.object(id),
       probe: (head) => this.#guess(head, ''),
@@ -388,7 +388,7 @@ export class BlockGraph {
     return edge;
   }
 
-  async #newFiles(node: BlockNode, wanted: Parameters<OpenContext<object>['newFiles']>[0], references: Record<string, unknown>, inherited: Inherited): ReturnType<OpenContext<object>['newFiles']> {
+  async #newFiles(node: BlockNode, wanted: readonly NewFile[], use: (children: readonly BlockChild[]) => MaybePromise<void>, references: Record<string, unknown>, inherited: Inherited): Promise<void> {
     const file = node.children.get('file')!.node;
     const image = placeOf(file) ?? file.filename;
     const added = wanted.map(({ reference }) => resolveReference(reference.filename, image));
@@ -399,13 +399,14 @@ export class BlockGraph {
         await note.create(added[index]!);
         children.push((await this.#openImplicit(node, name, reference, references, inherited))!);
       }
+      refreshPermissions(node);
+      await use(children);
     } catch (error) {
       for (const edge of children) await this.#dropChild(node, edge).catch(() => undefined);
       await note.undo();
       throw error;
     }
-    refreshPermissions(node);
-    return { children, settle: () => note.remove() };
+    await note.remove();
   }
 
   /** Opens what an image's reference and the user's options for it come to together; the node is held for the caller. */

@@ -1,7 +1,8 @@
 /** Drivers as QEMU's tools know them: without what only vdisk can do. */
 import type { BlockDriver, BlockOps, Capabilities, PeerLack } from '../../block/driver.js';
-import { BlockError } from '../../block/errors.js';
+import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { CheckFacet, Facets } from '../../block/facets.js';
+import type { OptionValue } from '../../block/options.js';
 import { andThen } from '../../util/maybe.js';
 
 /** The driver without options and abilities that QEMU lacks. */
@@ -14,6 +15,10 @@ export function asPeersKnow(driver: BlockDriver): BlockDriver {
   return {
     ...rest,
     ...(driver.createOptions && { createOptions: Object.fromEntries(known) }),
+    checkCreate: (options) => {
+      refuseUnknown(driver, options);
+      driver.checkCreate?.(options);
+    },
     ...(measure && !lacks.has('measure') && { measure }),
     open: (context) => {
       const mode = lacks.has('log-overlay') ? { ...context.mode, refuseLog: true } : context.mode;
@@ -34,12 +39,32 @@ function restricted(ops: BlockOps, lacks: ReadonlySet<PeerLack>): BlockOps {
       },
     });
   }
+  if (lacks.has('rebase')) {
+    const below = ops.facet.bind(ops);
+    ops.facet = <K extends keyof Facets>(name: K): Facets[K] | undefined => (
+      name === 'backing' ? fixedBacking(below('backing')) as Facets[K] | undefined : below(name));
+  }
   if (lacks.has('check') || lacks.has('repair') || lacks.has('thorough-check')) {
     const facet = ops.facet.bind(ops);
     ops.facet = <K extends keyof Facets>(name: K): Facets[K] | undefined => (
       name === 'check' ? peerCheck(facet('check'), lacks) as Facets[K] | undefined : facet(name));
   }
   return ops;
+}
+
+/** It can be told, and not changed. */
+function fixedBacking(backing: Facets['backing'] | undefined): Facets['backing'] | undefined {
+  if (backing?.filename === undefined) return undefined;
+  const { filename, format } = backing;
+  return { filename, format, change: () => Promise.reject(systemError(Errno.ENOTSUP)) };
+}
+
+/** Refuses values of create options that QEMU does not know, in its words. */
+function refuseUnknown(driver: BlockDriver, options: Readonly<Record<string, OptionValue>>): void {
+  for (const [key, { beyondPeerValues }] of Object.entries(driver.createOptions ?? {})) {
+    const value = options[key];
+    if (typeof value === 'string' && beyondPeerValues?.includes(value)) throw new BlockError('INVALID_ARGUMENT', `invalid parameter value: ${value}`, { errno: Errno.EINVAL });
+  }
 }
 
 function peerCheck(facet: CheckFacet | undefined, lacks: ReadonlySet<PeerLack>): CheckFacet | undefined {

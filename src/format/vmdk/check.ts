@@ -47,6 +47,7 @@ class ExtentCheck {
     const extent = this.#extent;
     if (extent instanceof StreamExtent && extent.unfinished) return yield* this.#finishStream(extent);
     this.#end = extent.dataStart;
+    if (extent instanceof SparseExtent) this.#useDirectories(extent);
     for (let first = 0; first < extent.grains; first += extent.tableEntries) {
       this.#options.signal?.throwIfAborted();
       if (first % grainsPerBreath < extent.tableEntries && first > 0) yield breath();
@@ -129,6 +130,12 @@ class ExtentCheck {
     if (!markers) return grainSize;
     const marker = yield* readMarker(file, place);
     return marker.length > 0 && marker.value * sectorSize === grain * grainSize ? grainMarkerLength + marker.length : undefined;
+  }
+
+  #useDirectories({ tables: { shape } }: SparseExtent): void {
+    const length = Math.ceil(shape.tableCount * shape.entrySize / sectorSize) * sectorSize;
+    this.#use(shape.directory, length);
+    if (shape.redundant !== undefined) this.#use(shape.redundant, length);
   }
 
   #use(place: number, length: number): void {

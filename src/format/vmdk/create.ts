@@ -1,12 +1,14 @@
 /** Laying out a new disk. */
-import type { BlockBackend } from '../../block/child.js';
+import type { BlockBackend, BlockChild } from '../../block/child.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { OptionValue } from '../../block/options.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
-import { formatDescriptor, newCid, noParent, type ExtentLine } from './descriptor.js';
-import { encodeSparseHeader, sectorSize, sparseLayout, streamHeader, tableSectors, type SparseHeader } from './header.js';
+import { formatCid, formatDescriptor, newCid, noParent, type ExtentLine } from './descriptor.js';
+import { encodeCowd, encodeSparseHeader, sectorSize, sparseLayout, streamHeader, tableSectors, type SparseHeader } from './header.js';
+import { formatEntry } from './descriptor-text.js';
+import { nameParts, splitName, type NameParts } from './names.js';
 import { adapterTypes, subformats, type Subformat } from './options.js';
 import { StreamWriter } from './stream.js';
 
@@ -14,20 +16,38 @@ export type OptionValues = Readonly<Record<string, OptionValue>>;
 
 export interface DiskPlan {
   readonly subformat: Subformat;
+  readonly createType: string;
   /** Whole sectors. */
   readonly sectors: number;
   readonly flat: boolean;
   readonly split: boolean;
+  /** The one extent has its own file, and holds no descriptor. */
+  readonly apart: boolean;
+  /** As extents are called in the descriptor. */
+  readonly extentType: string;
+  /** Between stem and suffix of the disk's name, in that of its one extent. */
+  readonly mark: string;
   readonly zeroedGrain: boolean;
   readonly adapterType: string;
   readonly hardwareVersion: string;
   readonly toolsVersion: string;
+  /** More of the disk database. */
+  readonly entries: ReadonlyMap<string, string>;
+  readonly identity: boolean;
 }
+
+/** Kinds whose one extent lies in a file of its own. */
+const apartKinds: Readonly<Partial<Record<Subformat, { readonly createType: string; readonly extentType: string; readonly mark: string }>>> = {
+  monolithicFlat: { createType: 'monolithicFlat', extentType: 'FLAT', mark: '-flat' },
+  vmfs: { createType: 'vmfs', extentType: 'VMFS', mark: '-flat' },
+  vmfsThin: { createType: 'vmfs', extentType: 'VMFS', mark: '-flat' },
+  vmfsSparse: { createType: 'vmfsSparse', extentType: 'VMFSSPARSE', mark: '-delta' },
+};
 
 /** Sectors of an extent of a split disk, but for the last. */
 export const splitSectors = 2 ** 31 / sectorSize;
 /** So much a directory can tell, as readers accept it. */
-const maxSparseSectors = 2 ** 50 / sectorSize;
+export const maxSparseSectors = 2 ** 50 / sectorSize;
 
 /** @throws BlockError INVALID_ARGUMENT with the peer's texts */
 export function planDisk(size: number, options: OptionValues): DiskPlan {
@@ -39,32 +59,65 @@ export function planDisk(size: number, options: OptionValues): DiskPlan {
   if (subformat === undefined) throw bad(`invalid parameter value: ${wanted}`);
   const hardware = text('hwversion') ?? 'undefined';
   if (options['compat6'] === true && hardware !== 'undefined') throw bad('compat6 cannot be enabled with hwversion set');
-  const flat = subformat === 'monolithicFlat' || subformat === 'twoGbMaxExtentFlat';
+  const kind = apartKinds[subformat];
+  const flat = subformat.endsWith('Flat') || kind?.extentType === 'VMFS';
   const zeroedGrain = options['zeroed_grain'] === true;
   if (flat && options['backing_file'] !== undefined) throw bad("Flat image can't have backing file");
   if (flat && zeroedGrain) throw bad("Flat image can't enable zeroed grain");
   const sectors = Math.ceil(size / sectorSize);
-  if (!flat && subformat !== 'twoGbMaxExtentSparse' && sectors > maxSparseSectors) throw systemError(Errno.EFBIG);
+  if (subformat === 'vmfsSparse' && zeroedGrain) throw bad('A vmfsSparse disk has no zeroed grains');
+  if (!flat && subformat !== 'twoGbMaxExtentSparse' && sectors > (subformat === 'vmfsSparse' ? 2 ** 32 - 1 : maxSparseSectors)) throw systemError(Errno.EFBIG);
+  const entries = databaseEntries(options['ddb']);
+  if (subformat === 'vmfsThin') entries.set('thinProvisioned', '1');
   return {
-    subformat, sectors, flat, split: subformat.startsWith('twoGb'), zeroedGrain, adapterType,
+    subformat, createType: kind?.createType ?? subformat, sectors, flat, split: subformat.startsWith('twoGb'), apart: kind !== undefined,
+    extentType: kind?.extentType ?? (flat ? 'FLAT' : 'SPARSE'), mark: kind?.mark ?? '', entries, identity: options['identity'] === true, zeroedGrain, adapterType,
     hardwareVersion: options['compat6'] === true ? '6' : hardware === 'undefined' ? '4' : hardware,
     toolsVersion: text('toolsversion') ?? '2147483647',
   };
 }
 
+/** Of a dictionary, or of a text `key=value;key=value`. */
+function databaseEntries(given: OptionValue): Map<string, string> {
+  if (given === undefined || given === null) return new Map();
+  const entries = typeof given === 'string'
+    ? given.split(';').filter((pair) => pair !== '').map((pair): [string, string] => {
+      const equals = pair.indexOf('=');
+      if (equals <= 0) throw bad(`Entries of the disk database have the form key=value: '${pair}'`);
+      return [pair.slice(0, equals).trim(), pair.slice(equals + 1).trim()];
+    })
+    : Object.entries(given).map(([key, value]): [string, string] => [key, String(value)]);
+  for (const [key, value] of entries) formatEntry(key, value);
+  return new Map(entries);
+}
+
+/** What VMware's programs know a disk by: a UUID of theirs, and a long content ID that ends with the CID. */
+function identityEntries(cid: number): [string, string][] {
+  const hex = (bytes: Uint8Array): string[] => Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0'));
+  const random = hex(crypto.getRandomValues(new Uint8Array(25)));
+  const uuid = ['60', '00', 'C2', `9${random[0]![1]}`, ...random.slice(1, 13)];
+  return [
+    ['uuid', `${uuid.slice(0, 8).join(' ')}-${uuid.slice(8).join(' ')}`],
+    ['longContentID', random.slice(13).join('') + formatCid(cid)],
+  ];
+}
+
 export async function createVmdk(target: BlockBackend, options: OptionValues & { readonly size: number }, context: CreateContext): Promise<void> {
   const plan = planDisk(options.size, options);
   const parent = await parentOf(options, context);
-  const names = nameParts(context.filename);
-  const extents = extentLines(plan, names.base);
-  const descriptor = formatDescriptor({ ...plan, ...parent, cid: newCid(), createType: plan.subformat, extents });
-  const text = new TextEncoder().encode(descriptor);
+  const parts = nameParts(context.filename);
+  const extents = extentLines(plan, parts);
+  const cid = newCid();
+  const entries = new Map([...(plan.identity ? identityEntries(cid) : []), ...plan.entries]);
+  const text = new TextEncoder().encode(formatDescriptor({ ...plan, ...parent, cid, extents, entries }));
   target.allowWriteBeyondEnd = true;
-  if (!plan.flat && !plan.split) return run(createAlone(target, plan, text));
+  if (!plan.apart && !plan.split) return run(createAlone(target, plan, text));
   for (const { filename, sectors } of extents) {
-    const file = await context.createFile(names.folder + filename!);
+    const file = await context.createFile(parts.folder + filename!);
+    file.allowWriteBeyondEnd = true;
     try {
       if (plan.flat) await file.resize(sectors * sectorSize, { exact: false });
+      else if (plan.apart) await file.write(0, encodeCowd(sectors, parent.parentHint !== undefined));
       else await run(layOut(file, sparseLayout(sectors, plan), new Uint8Array(0)));
     } finally {
       await file.close();
@@ -93,24 +146,13 @@ async function parentOf(options: OptionValues, context: CreateContext): Promise<
   }
 }
 
-/** Folder with its slash, and the name in two parts around the last dot. */
-function nameParts(filename: string): { readonly folder: string; readonly base: { readonly stem: string; readonly suffix: string } } {
-  const slash = Math.max(filename.lastIndexOf('/'), filename.lastIndexOf(':'));
-  const name = filename.slice(slash + 1);
-  const dot = name.lastIndexOf('.');
-  return {
-    folder: filename.slice(0, slash + 1),
-    base: dot === -1 ? { stem: name, suffix: '' } : { stem: name.slice(0, dot), suffix: name.slice(dot) },
-  };
-}
-
-function extentLines(plan: DiskPlan, { stem, suffix }: { readonly stem: string; readonly suffix: string }): ExtentLine[] {
-  const line = (sectors: number, filename: string): ExtentLine => ({ access: 'RW', sectors, type: plan.flat ? 'FLAT' : 'SPARSE', filename, offset: 0 });
-  if (!plan.split) return [line(plan.sectors, plan.flat ? `${stem}-flat${suffix}` : stem + suffix)];
+function extentLines(plan: DiskPlan, parts: NameParts): ExtentLine[] {
+  const line = (sectors: number, filename: string): ExtentLine => ({ access: 'RW', sectors, type: plan.extentType, filename, offset: 0 });
+  const { stem, suffix } = parts;
+  if (!plan.split) return [line(plan.sectors, `${stem}${plan.mark}${suffix}`)];
   const lines: ExtentLine[] = [];
   for (let left = plan.sectors; left > 0; left -= splitSectors) {
-    const number = String(lines.length + 1).padStart(3, '0');
-    lines.push(line(Math.min(left, splitSectors), `${stem}-${plan.flat ? 'f' : 's'}${number}${suffix}`));
+    lines.push(line(Math.min(left, splitSectors), splitName(parts, plan.flat, lines.length + 1)));
   }
   return lines;
 }
@@ -129,7 +171,7 @@ function checkRoom({ descriptorLength }: SparseHeader, descriptor: Uint8Array): 
 }
 
 /** Header, descriptor, and two directories whose tables follow them, all empty. */
-function* layOut(file: BlockBackend, header: SparseHeader, descriptor: Uint8Array): Steps<void> {
+export function* layOut(file: BlockChild, header: SparseHeader, descriptor: Uint8Array): Steps<void> {
   checkRoom(header, descriptor);
   yield* wait(file.resize(header.overhead * sectorSize, { exact: false }));
   yield* wait(file.write(0, encodeSparseHeader(header)));
@@ -139,7 +181,7 @@ function* layOut(file: BlockBackend, header: SparseHeader, descriptor: Uint8Arra
 
 const directoryPiece = 1 << 20;
 
-function* writeDirectory(file: BlockBackend, header: SparseHeader, directory: number): Steps<void> {
+function* writeDirectory(file: BlockChild, header: SparseHeader, directory: number): Steps<void> {
   const tables = Math.ceil(header.capacity / (header.grain * header.tableEntries));
   const first = directory + Math.ceil(tables * 4 / sectorSize);
   for (let at = 0; at < tables * 4; at += directoryPiece) {

@@ -1,6 +1,8 @@
 /** The descriptor: a text that says what a disk is made of. No I/O. */
 import { BlockError, Errno } from '../../block/errors.js';
+import { formatEntry, formatExtent, unescapeValue } from './descriptor-text.js';
 import { corrupt } from './header.js';
+import { latin1 } from './text.js';
 
 /** Parent CID of a disk that stands alone. */
 export const noParent = 0xffff_ffff;
@@ -19,11 +21,13 @@ export interface ExtentLine {
 }
 
 export interface Descriptor {
-  cid: number;
+  readonly cid: number;
   readonly parentCid: number;
   readonly createType: string;
   readonly parentHint: string | undefined;
   readonly extents: readonly ExtentLine[];
+  /** Entries of the disk database, without "ddb.". */
+  readonly database: ReadonlyMap<string, string>;
 }
 
 const types: ReadonlySet<string> = new Set(['FLAT', 'SPARSE', 'ZERO', 'VMFS', 'VMFSSPARSE', 'SESPARSE', 'VMFSRDM', 'VMFSRAW']);
@@ -56,9 +60,12 @@ export function parseDescriptor(text: string, place: string, embedded: boolean):
   const lines = text.split(/\r?\n/);
   const values = new Map<string, string>();
   const extentLines: string[] = [];
+  const database = new Map<string, string>();
   for (const line of lines) {
-    const assignment = /^\s*([A-Za-z][\w.]*)\s*=\s*(.*?)\s*$/.exec(line);
-    if (assignment) values.set(assignment[1]!.toLowerCase(), unquoted(assignment[2]!));
+    const entry = /^\s*ddb\.([\w.:-]+)\s*=(.*)$/i.exec(line);
+    if (entry) database.set(entry[1]!, unescapeValue(unquoted(entry[2]!.trim())));
+    const assignment = /^\s*([A-Za-z][\w.]*)\s*=(.*)$/.exec(line);
+    if (assignment) values.set(assignment[1]!.toLowerCase(), unquoted(assignment[2]!.trim()));
     else if (/^\s*(RW|RDONLY|NOACCESS)\s/i.test(line)) extentLines.push(line);
   }
   const incomplete = (): BlockError => new BlockError('CORRUPT_IMAGE', `Could not open '${place}': Invalid argument`, { errno: Errno.EINVAL });
@@ -74,7 +81,7 @@ export function parseDescriptor(text: string, place: string, embedded: boolean):
   const hint = values.get('parentfilenamehint');
   return {
     cid, parentCid, createType, parentHint: hint === '' ? undefined : hint,
-    extents: extentLines.map(parseExtentLine),
+    extents: extentLines.map(parseExtentLine), database,
   };
 }
 
@@ -112,21 +119,22 @@ export interface DescriptorFields {
   readonly toolsVersion: string;
   /** Of the whole disk. */
   readonly sectors: number;
+  /** More of the disk database; these win. */
+  readonly entries: ReadonlyMap<string, string>;
 }
 
 export function formatDescriptor(fields: DescriptorFields): string {
   const heads = fields.adapterType === 'ide' ? 16 : 255;
-  const extents = fields.extents.map(({ access, sectors, type, filename, offset }) =>
-    `${access} ${sectors} ${type} "${filename}"${type === 'FLAT' ? ` ${offset}` : ''}\n`);
+  const entries = new Map([
+    ['virtualHWVersion', fields.hardwareVersion], ['geometry.cylinders', String(Math.floor(fields.sectors / (heads * 63)))],
+    ['geometry.heads', String(heads)], ['geometry.sectors', '63'], ['adapterType', fields.adapterType], ['toolsVersion', fields.toolsVersion],
+    ...fields.entries,
+  ]);
   return '# Disk DescriptorFile\nversion=1\n'
     + `CID=${formatCid(fields.cid)}\nparentCID=${formatCid(fields.parentCid)}\ncreateType="${fields.createType}"\n`
     + `${fields.parentHint === undefined ? '' : `parentFileNameHint="${fields.parentHint}"`}\n`
-    + `# Extent description\n${extents.join('')}\n`
-    + '# The Disk Data Base\n#DDB\n\n'
-    + `ddb.virtualHWVersion = "${fields.hardwareVersion}"\n`
-    + `ddb.geometry.cylinders = "${Math.floor(fields.sectors / (heads * 63))}"\n`
-    + `ddb.geometry.heads = "${heads}"\nddb.geometry.sectors = "63"\n`
-    + `ddb.adapterType = "${fields.adapterType}"\nddb.toolsVersion = "${fields.toolsVersion}"\n`;
+    + `# Extent description\n${fields.extents.map((extent) => `${formatExtent(extent)}\n`).join('')}\n`
+    + `# The Disk Data Base\n#DDB\n\n${[...entries].map(([key, value]) => `${formatEntry(key, value)}\n`).join('')}`;
 }
 
 export function formatCid(cid: number): string {
@@ -153,11 +161,4 @@ export function withCid(bytes: Uint8Array, cid: number): Uint8Array {
   changed.set(digits, start);
   changed.set(bytes.subarray(start + match[2]!.length), start + digits.length);
   return changed;
-}
-
-/** One character for each byte. */
-function latin1(bytes: Uint8Array): string {
-  const pieces: string[] = [];
-  for (let at = 0; at < bytes.length; at += 4096) pieces.push(String.fromCharCode(...bytes.subarray(at, at + 4096)));
-  return pieces.join('');
 }

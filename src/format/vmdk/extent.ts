@@ -1,10 +1,10 @@
 /** What a disk is made of: extents, one behind the other. */
 import type { BlockChild } from '../../block/child.js';
-import { Req, type LayerExtent } from '../../block/driver.js';
+import { Req, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
 import { Errno, systemError } from '../../block/errors.js';
 import type { Allocation, AskAgain, HostRun } from '../../block/mapped-format.js';
 import type { MaybePromise } from '../../util/maybe.js';
-import type { Steps } from '../../util/steps.js';
+import { wait, type Steps } from '../../util/steps.js';
 
 /** Offsets are bytes from the extent's start; the methods are those of MappedFormat. */
 export interface Extent {
@@ -31,12 +31,14 @@ export interface Extent {
   flush(): Steps<void>;
   /** The writer is done. */
   end(): Steps<void>;
+  /** Makes it longer; what is added reads as zero. It is durable when this is done, and the size changes at once. */
+  grow(size: number, options: ResizeOptions): Steps<void>;
 }
 
 /** Bytes of a file as they are. */
 export class FlatExtent implements Extent {
   readonly file: BlockChild;
-  readonly size: number;
+  size: number;
   readonly type: string;
   readonly grainSize = undefined;
   readonly compressed = false;
@@ -82,12 +84,22 @@ export class FlatExtent implements Extent {
   }
 
   *end(): Steps<void> {}
+
+  *grow(size: number, { preallocation }: ResizeOptions): Steps<void> {
+    const end = this.#start + size;
+    const former = this.#start + this.size;
+    const filled = Math.min(this.file.size, end);
+    if (filled > former) yield* wait(this.file.writeZeroes(former, filled - former, Req.MAY_UNMAP));
+    if (end > this.file.size) yield* wait(this.file.resize(end, { exact: false, preallocation }));
+    yield* wait(this.file.flush());
+    this.size = size;
+  }
 }
 
 /** Zeroes without a file. */
 export class ZeroExtent implements Extent {
   readonly file = undefined;
-  readonly size: number;
+  size: number;
   readonly type = 'ZERO';
   readonly grainSize = undefined;
   readonly compressed = false;
@@ -125,4 +137,8 @@ export class ZeroExtent implements Extent {
   *flush(): Steps<void> {}
 
   *end(): Steps<void> {}
+
+  *grow(size: number): Steps<void> {
+    this.size = size;
+  }
 }

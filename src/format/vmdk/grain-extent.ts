@@ -33,7 +33,7 @@ export interface GrainExtentInit {
 
 export abstract class GrainExtent implements Extent {
   readonly file: BlockChild;
-  readonly size: number;
+  size: number;
   readonly type: string;
   readonly grainSize: number;
   readonly compressed: boolean;
@@ -69,6 +69,7 @@ export abstract class GrainExtent implements Extent {
   abstract begin(): Steps<void>;
   abstract flush(): Steps<void>;
   abstract end(): Steps<void>;
+  abstract grow(size: number): Steps<void>;
 
   get grains(): number {
     return Math.ceil(this.size / this.grainSize);

@@ -77,7 +77,8 @@ const tableCapacity = 16 * 1024;
 const directoryCapacity = 1024;
 
 export class GrainTables {
-  readonly shape: TableShape;
+  /** It changes when the extent grows: nothing is dirty then, and the tables that were there stay where they are. */
+  shape: TableShape;
   readonly #directory: TableCache;
   readonly #tables: TableCache;
   /** Sectors of redundant tables, by those they copy. */

@@ -121,19 +121,38 @@ export function encodeSparseHeader(header: SparseHeader): Uint8Array {
   return bytes;
 }
 
+/** What a header says of an extent that has grown. Places and lengths in sectors. */
+export interface GrownExtent {
+  readonly capacity: number;
+  readonly directory: number;
+  readonly directoryEntries: number;
+  readonly redundantDirectory?: number;
+  /** Where free room begins, if that is known. */
+  readonly end?: number;
+}
+
+/** Changes a hosted extent's header; all else stays. */
+export function growHeader(header: Uint8Array, { capacity, directory, redundantDirectory }: GrownExtent): void {
+  const view = viewOf(header);
+  view.setBigUint64(12, BigInt(capacity), true);
+  if (redundantDirectory !== undefined) view.setBigUint64(48, BigInt(redundantDirectory), true);
+  view.setBigUint64(56, BigInt(directory), true);
+}
+
 /** Where everything lies in an extent that is laid out in advance: header, descriptor, both directories with their tables, grains. */
-export function sparseLayout(capacity: number, options: { readonly zeroedGrain: boolean }): SparseHeader {
-  const grain = 128;
-  const descriptorLength = 20;
-  const tables = Math.ceil(capacity / (grain * maxTableEntries));
+export function sparseLayout(capacity: number, options: {
+  readonly zeroedGrain: boolean; readonly grain?: number; readonly tableEntries?: number; readonly descriptorLength?: number;
+}): SparseHeader & { readonly directory: number } {
+  const { grain = 128, tableEntries = maxTableEntries, descriptorLength = 20 } = options;
+  const tables = Math.ceil(capacity / (grain * tableEntries));
   const directoryLength = Math.ceil(tables * 4 / sectorSize);
   const redundantDirectory = 1 + descriptorLength;
-  const directory = redundantDirectory + directoryLength + tables * tableSectors(maxTableEntries);
-  const end = directory + directoryLength + tables * tableSectors(maxTableEntries);
+  const directory = redundantDirectory + directoryLength + tables * tableSectors(tableEntries);
+  const end = directory + directoryLength + tables * tableSectors(tableEntries);
   return {
     version: options.zeroedGrain ? 2 : 1,
     flags: Flag.NEWLINES | Flag.REDUNDANT | (options.zeroedGrain ? Flag.ZEROED_GRAIN : 0),
-    capacity, grain, descriptor: 1, descriptorLength, tableEntries: maxTableEntries, redundantDirectory, directory,
+    capacity, grain, descriptor: 1, descriptorLength, tableEntries, redundantDirectory, directory,
     overhead: Math.ceil(end / grain) * grain, unclean: false, compression: 0,
   };
 }
@@ -188,6 +207,33 @@ export interface CowdHeader {
 }
 export const cowdFreeSectorOffset = 28;
 export const cowdTableEntries = 4096;
+
+/** Changes a COWD header; all else stays. */
+export function growCowdHeader(header: Uint8Array, { capacity, directory, directoryEntries, end }: GrownExtent): void {
+  const view = viewOf(header);
+  view.setUint32(12, capacity, true);
+  view.setUint32(20, directory, true);
+  view.setUint32(24, directoryEntries, true);
+  if (end !== undefined) view.setUint32(cowdFreeSectorOffset, end, true);
+}
+
+/** Header and empty directory of a new COWD extent; grains follow. `child`: it stands on another disk. */
+export function encodeCowd(capacity: number, child: boolean): Uint8Array {
+  const grain = 1;
+  const directory = cowdHeaderSectors;
+  const entries = Math.ceil(capacity / (grain * cowdTableEntries));
+  const end = directory + Math.ceil(entries * 4 / sectorSize);
+  const bytes = new Uint8Array(end * sectorSize);
+  const view = viewOf(bytes);
+  bytes.set([0x43, 0x4f, 0x57, 0x44]);
+  [1, 3, capacity, grain, directory, entries, end].forEach((value, index) => view.setUint32(4 + index * 4, value, true));
+  if (child) return bytes;
+  view.setUint32(32, Math.floor(capacity / (255 * 63)), true);
+  view.setUint32(36, 255, true);
+  view.setUint32(40, 63, true);
+  return bytes;
+}
+export const cowdHeaderSectors = 4;
 
 /** @throws BlockError NOT_THIS_FORMAT | UNSUPPORTED_FEATURE | CORRUPT_IMAGE */
 export function parseCowdHeader(bytes: Uint8Array): CowdHeader {

@@ -16,7 +16,7 @@ export const vmdk: BlockDriver = {
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   supportsBacking: true,
   supportsCompression: true,
-  beyondPeer: ['measure'],
+  beyondPeer: ['measure', 'rebase', 'resize'],
   probe: (head) => (isHosted(head) || isCowd(head) ? 100 : probeDescriptor(head)),
   open: openVmdk,
   checkCreate: (options) => void planDisk(options.size, options),

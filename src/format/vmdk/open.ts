@@ -6,14 +6,15 @@ import { placeOf, protocolPrefix } from '../../block/filename.js';
 import { decodeText, maxDescriptor, parseDescriptor, type Descriptor, type ExtentLine } from './descriptor.js';
 import { FlatExtent, ZeroExtent, type Extent } from './extent.js';
 import {
-  checkSeSparseVolatileHeader, corrupt, cowdTableEntries, Flag, footerMarkerFromEnd, isCowd, isHosted, maxSectors, parseCowdHeader, parseFooter,
+  checkSeSparseVolatileHeader, corrupt, Flag, footerMarkerFromEnd, isCowd, isHosted, maxSectors, parseCowdHeader, parseFooter,
   parseSeSparseHeader, parseSparseHeader, sectorSize, seSparseTableEntries, type SparseHeader,
 } from './header.js';
+import { cowdExtent, directoryLength, hostedExtent, hostedInit } from './hosted.js';
 import { VmdkImage, type DescriptorPlace } from './image.js';
 import { VmdkOps } from './ops.js';
 import { SparseExtent } from './sparse.js';
 import { StreamExtent } from './stream-extent.js';
-import { sectorShape, seSparseShape } from './grain-tables.js';
+import { seSparseShape } from './grain-tables.js';
 
 /** Descriptors that a header does not place lie here. */
 const usualDescriptor: DescriptorPlace = { offset: sectorSize, length: 20 * sectorSize };
@@ -47,7 +48,7 @@ async function openHosted(file: BlockChild, head: Uint8Array, opening: Opening):
     offset: header.descriptor * sectorSize, length: Math.min(header.descriptorLength * sectorSize, maxDescriptor),
   };
   if (header.capacity === 0 && header.descriptor !== 0 && header.overhead === 0) return openDescribed(file, place, opening);
-  const extent = await hostedExtent(file, header, '', opening);
+  const extent = await openHostedExtent(file, header, '', opening);
   const descriptor = await readDescriptor(file, place, true);
   const backing = await openParent(descriptor, opening);
   return new VmdkImage({ file, backing, descriptor, place, extents: [extent], header });
@@ -74,8 +75,21 @@ async function readDescriptor(file: BlockChild, { offset, length }: DescriptorPl
   return parseDescriptor(decodeText(await bytesAt(file, offset, length)), file.node.filename, embedded);
 }
 
-function openParent({ parentHint }: Descriptor, { context }: Opening): Promise<BlockChild | undefined> {
-  return context.implicitChild('backing', { kind: 'backing', filename: parentHint ?? '', format: 'vmdk', role: 'cow' });
+/** Parents that came with the disk from another machine lie beside it: there they are looked for where the path leads nowhere here. */
+async function openParent({ parentHint = '' }: Descriptor, { context }: Opening): Promise<BlockChild | undefined> {
+  const open = (filename: string): Promise<BlockChild | undefined> =>
+    context.implicitChild('backing', { kind: 'backing', filename, format: 'vmdk', role: 'cow' });
+  if (/^[A-Za-z]:[\\/]|^\\\\|\\/.test(parentHint)) return open(lastName(parentHint));
+  try {
+    return await open(parentHint);
+  } catch (error) {
+    if (!parentHint.startsWith('/') || !(error instanceof BlockError) || error.context.fault !== 'parent-missing') throw error;
+    return await open(lastName(parentHint)).catch(() => { throw error; });
+  }
+}
+
+function lastName(path: string): string {
+  return path.slice(Math.max(path.lastIndexOf('/'), path.lastIndexOf('\\')) + 1);
 }
 
 async function openExtent(index: number, line: ExtentLine, file: BlockChild, opening: Opening): Promise<Extent> {
@@ -96,46 +110,30 @@ async function openExtent(index: number, line: ExtentLine, file: BlockChild, ope
   if (flat) return new FlatExtent(child, { start: line.offset * sectorSize, size, type });
   if (type === 'SESPARSE') return seSparseExtent(child, size, opening);
   const head = await bytesAt(child, 0, sectorSize);
-  return type === 'SPARSE' ? hostedExtent(child, parseSparseHeader(head), type, opening) : cowdExtent(child, parseCowdHeader(head), type);
+  return type === 'SPARSE' ? openHostedExtent(child, parseSparseHeader(head), type, opening) : cowdExtent(child, parseCowdHeader(head), type);
 }
 
 function refused(message: string): BlockError {
   return new BlockError('UNSUPPORTED_FEATURE', message, { errno: Errno.ENOTSUP });
 }
 
-async function hostedExtent(file: BlockChild, header: SparseHeader, type: string, opening: Opening): Promise<Extent> {
+async function openHostedExtent(file: BlockChild, header: SparseHeader, type: string, opening: Opening): Promise<Extent> {
   const compressed = (header.flags & Flag.COMPRESSED) !== 0;
   if (header.version === 3 && !compressed) {
     readOnlyBecause(opening, new BlockError('UNSUPPORTED_FEATURE', 'VMDK version 3 must be read only', { errno: Errno.EINVAL }));
   }
   if (header.capacity >= maxSectors) throw new BlockError('UNSUPPORTED_FEATURE', 'Could not refresh total sector count: File too large', { errno: Errno.EFBIG });
-  const knowsZeroes = (header.flags & Flag.ZEROED_GRAIN) !== 0;
-  const common = {
-    file, type, compressed, knowsZeroes,
-    size: header.capacity * sectorSize, grainSize: header.grain * sectorSize, tableEntries: header.tableEntries,
-    markers: (header.flags & Flag.MARKERS) !== 0, dataStart: header.overhead * sectorSize,
-  };
-  const directoryLength = Math.ceil(header.capacity / (header.grain * header.tableEntries)) * 4;
-  if (header.directory === undefined) {
-    if (!compressed) throw corrupt('Invalid footer');
-    const directory = await streamDirectory(file, opening.context.mode.check);
-    if (directory !== undefined && directory + directoryLength > file.size) throw corrupt('Invalid footer');
-    return new StreamExtent({ ...common, header, directory });
-  }
-  const needed = Math.max(header.overhead * sectorSize, header.directory * sectorSize + directoryLength);
-  if (file.size < header.overhead * sectorSize) {
-    throw corrupt(`File truncated, expecting at least ${header.overhead * sectorSize} bytes`);
-  }
-  if (file.size < needed) throw corrupt(`File truncated, expecting at least ${needed} bytes`);
-  const redundant = (header.flags & Flag.REDUNDANT) !== 0 && header.redundantDirectory !== 0
-    && header.redundantDirectory * sectorSize + directoryLength <= file.size;
-  return new SparseExtent({
-    ...common, kind: 'hosted',
-    shape: sectorShape({
-      directory: header.directory * sectorSize, tableEntries: header.tableEntries, tableCount: directoryLength / 4,
-      ...(redundant && { redundant: header.redundantDirectory * sectorSize }),
-    }, knowsZeroes),
-  });
+  const { directory } = header;
+  if (directory !== undefined) return hostedExtent(file, { ...header, directory }, type);
+  if (!compressed) throw corrupt('Invalid footer');
+  const atEnd = await streamDirectory(file, opening.context.mode.check);
+  if (atEnd !== undefined && atEnd + directoryLength(header) > file.size) throw unfinished();
+  return new StreamExtent({ ...hostedInit(file, header, type), header, directory: atEnd });
+}
+
+/** Whoever wrote the stream was cut off. */
+function unfinished(cause?: unknown): BlockError {
+  return new BlockError('CORRUPT_IMAGE', 'Invalid footer', { errno: Errno.EINVAL, fault: 'needs-repair' }, cause);
 }
 
 /** Place of the directory that the footer tells; undefined: there is no footer, and the disk is to be repaired. */
@@ -145,20 +143,10 @@ async function streamDirectory(file: BlockChild, repair: boolean): Promise<numbe
     const footer = parseFooter(await bytesAt(file, Math.max(0, size - footerMarkerFromEnd), footerMarkerFromEnd));
     return footer.directory! * sectorSize;
   } catch (error) {
-    if (repair && error instanceof BlockError) return undefined;
-    throw error;
+    if (!(error instanceof BlockError) || error.code !== 'CORRUPT_IMAGE') throw error;
+    if (repair) return undefined;
+    throw unfinished(error);
   }
-}
-
-function cowdExtent(file: BlockChild, header: ReturnType<typeof parseCowdHeader>, type: string): Extent {
-  const end = header.directory * sectorSize + header.directoryEntries * 4;
-  if (file.size < end) throw corrupt(`File truncated, expecting at least ${end} bytes`);
-  return new SparseExtent({
-    file, type, compressed: false, knowsZeroes: false, markers: false, kind: 'cowd',
-    size: header.capacity * sectorSize, grainSize: header.grain * sectorSize, tableEntries: cowdTableEntries,
-    dataStart: Math.max(header.freeSector * sectorSize, end),
-    shape: sectorShape({ directory: header.directory * sectorSize, tableEntries: cowdTableEntries, tableCount: header.directoryEntries }, false),
-  });
 }
 
 async function seSparseExtent(file: BlockChild, size: number, opening: Opening): Promise<Extent> {

@@ -1,12 +1,13 @@
 /** The open layer: requests on one side, extents on the other. */
 import type { BlockChild } from '../../block/child.js';
-import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext } from '../../block/driver.js';
+import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext, type ResizeOptions } from '../../block/driver.js';
 import { Errno, systemError, type BlockError } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
 import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import { andThen, type MaybePromise } from '../../util/maybe.js';
 import { Mutex, run, wait, type Steps } from '../../util/steps.js';
 import { vmdkFacets } from './facets.js';
+import { growDisk } from './grow.js';
 import type { VmdkImage } from './image.js';
 
 export class VmdkOps extends MappedFormat {
@@ -33,7 +34,7 @@ export class VmdkOps extends MappedFormat {
     this.#refusal = refusal;
     const grains = image.extents.flatMap(({ grainSize }) => grainSize ?? []);
     this.limits = grains.length === 0 ? unlimited : { ...unlimited, writeZeroesAlignment: Math.max(...grains) };
-    this.#facets = vmdkFacets(image);
+    this.#facets = vmdkFacets(image, (change) => this.#mutex.run(change));
   }
 
   get size(): number {
@@ -128,10 +129,10 @@ export class VmdkOps extends MappedFormat {
     const already = yield* settled(() => extent.map(within, piece.length));
     if (already.kind === 'data') {
       this.#context.report('Could not write to allocated cluster for streamOptimized', 'error');
-      throw systemError(Errno.EIO, { op: 'write', offset: within });
+      throw systemError(Errno.EIO, { op: 'write', offset: within, fault: 'out-of-order' });
     }
     if (within % grainSize !== 0 || (piece.length < grainSize && within + piece.length < extent.size)) {
-      throw systemError(Errno.EINVAL, { op: 'write', offset: within });
+      throw systemError(Errno.EINVAL, { op: 'write', offset: within, fault: 'out-of-order' });
     }
     yield* extent.writeEncoded(within, piece);
   }
@@ -166,6 +167,10 @@ export class VmdkOps extends MappedFormat {
     if (this.image.extents[0]?.file !== this.image.file) yield* wait(this.image.file.flush());
   }
 
+  override resize(size: number, options: ResizeOptions): Promise<void> {
+    return Promise.resolve(this.#mutex.run(() => run(growDisk(this.image, this.#context, size, options))));
+  }
+
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
     return this.#facets[name];
   }
@@ -190,6 +195,6 @@ export class VmdkOps extends MappedFormat {
 }
 
 const writable: Capabilities = Object.freeze({
-  write: true, writeFlags: Req.COMPRESSED, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'none', growsOnWrite: false,
+  write: true, writeFlags: Req.COMPRESSED, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'grow', growsOnWrite: false,
 });
 const readOnly: Capabilities = Object.freeze({ ...writable, write: false });

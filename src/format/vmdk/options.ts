@@ -2,7 +2,9 @@
 import type { CreateSchema } from '../../block/options.js';
 
 export const adapterTypes: readonly string[] = ['ide', 'buslogic', 'lsilogic', 'legacyESX'];
-export const subformats = ['monolithicSparse', 'monolithicFlat', 'twoGbMaxExtentSparse', 'twoGbMaxExtentFlat', 'streamOptimized'] as const;
+const peerSubformats = ['monolithicSparse', 'monolithicFlat', 'twoGbMaxExtentSparse', 'twoGbMaxExtentFlat', 'streamOptimized'] as const;
+const serverSubformats = ['vmfs', 'vmfsThin', 'vmfsSparse'] as const;
+export const subformats = [...peerSubformats, ...serverSubformats] as const;
 export type Subformat = (typeof subformats)[number];
 
 export const createOptions: CreateSchema = {
@@ -16,6 +18,9 @@ export const createOptions: CreateSchema = {
   subformat: {
     type: 'string',
     help: 'VMDK flat extent format, can be one of {monolithicSparse (default) | monolithicFlat | twoGbMaxExtentSparse | twoGbMaxExtentFlat | streamOptimized} ',
+    beyondPeerValues: serverSubformats,
   },
   zeroed_grain: { type: 'boolean', help: 'Enable efficient zero writes using the zeroed-grain GTE feature' },
+  ddb: { type: 'string', help: "Entries of the disk database: 'key=value;key=value'", beyondPeer: true },
+  identity: { type: 'boolean', help: 'Give the disk a UUID and a long content ID, as VMware does', beyondPeer: true },
 };

@@ -95,7 +95,7 @@ export class StreamExtent extends GrainExtent {
     const writer = this.#writer ??= yield* this.#resume();
     if (grain <= writer.last) {
       throw new BlockError('NOT_SUPPORTED', 'A streamOptimized disk is written from its start to its end', {
-        op: 'write', offset: grain * this.grainSize, errno: Errno.EIO,
+        op: 'write', offset: grain * this.grainSize, errno: Errno.EIO, fault: 'out-of-order',
       });
     }
     yield* writer.grain(grain, packed);
@@ -144,6 +144,10 @@ export class StreamExtent extends GrainExtent {
   }
 
   *begin(): Steps<void> {}
+
+  grow(): never {
+    throw new BlockError('NOT_SUPPORTED', 'A streamOptimized disk cannot grow', { op: 'resize', errno: Errno.ENOTSUP });
+  }
 
   /** What has been written is durable. Tables and footer follow when the image is closed: until then the grains' markers tell what is there. */
   *flush(): Steps<void> {

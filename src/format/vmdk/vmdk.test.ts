@@ -15,7 +15,7 @@ describe('descriptor', () => {
     const parsed = parseDescriptor([
       '# Disk DescriptorFile', 'version=4', 'encoding="UTF-8"', 'cid = FffE0001', 'ParentCID=123', 'isNativeSnapshot="no"', 'createType = "2GbMaxExtentSparse"',
       'parentFileNameHint="../base disk.vmdk"', '# Extent description', 'RW 8323072 SPARSE "Größe 1-s001.vmdk"', 'rw 100 flat "a b.vmdk" 7', 'RW 12 ZERO ',
-      '#DDB', 'ddb.adapterType = "lsilogic"', '',
+      '#DDB', 'ddb.adapterType = "lsilogic"', 'ddb.note-1="a |22b|22"', '',
     ].join('\r\n'), 'disk.vmdk', false);
     expect(parsed).toEqual({
       cid: 0xfffe_0001, parentCid: 0x123, createType: '2GbMaxExtentSparse', parentHint: '../base disk.vmdk',
@@ -24,6 +24,7 @@ describe('descriptor', () => {
         { access: 'RW', sectors: 100, type: 'FLAT', filename: 'a b.vmdk', offset: 7 },
         { access: 'RW', sectors: 12, type: 'ZERO', filename: undefined, offset: 0 },
       ],
+      database: new Map([['adapterType', 'lsilogic'], ['note-1', 'a "b"']]),
     });
   });
 
@@ -54,11 +55,15 @@ describe('descriptor', () => {
   it('is written so that it is read again', () => {
     const fields = {
       cid: newCid(), parentCid: 5, createType: 'monolithicFlat', parentHint: 'b.vmdk', sectors: 10_485_760, hardwareVersion: '4', adapterType: 'ide', toolsVersion: '1',
+      entries: new Map([['uuid', '60 00'], ['toolsVersion', '7']]),
       extents: [{ access: 'RW', sectors: 10_485_760, type: 'FLAT', filename: 'x-flat.vmdk', offset: 0 }],
     } as const;
     const written = formatDescriptor(fields);
     expect(written).toContain('ddb.geometry.cylinders = "10402"\n');
-    expect(parseDescriptor(written, 'x', false)).toEqual({ cid: fields.cid, parentCid: 5, createType: 'monolithicFlat', parentHint: 'b.vmdk', extents: fields.extents });
+    expect(parseDescriptor(written, 'x', false)).toEqual({ cid: fields.cid, parentCid: 5, createType: 'monolithicFlat', parentHint: 'b.vmdk', extents: fields.extents, database: new Map([
+      ['virtualHWVersion', '4'], ['geometry.cylinders', '10402'], ['geometry.heads', '16'], ['geometry.sectors', '63'], ['adapterType', 'ide'],
+      ['toolsVersion', '7'], ['uuid', '60 00'],
+    ]) });
     expect(probeDescriptor(bytesOf(written))).toBe(100);
     expect(formatCid(fields.cid)).toMatch(/^[0-9a-f]{8}$/);
   });
