@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync, existsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { BlockBackend } from '../../src/block/child.js';
 import { BlockGraph } from '../../src/block/graph.js';
 import { Req, type BlockDriver, type CreateContext } from '../../src/block/driver.js';
 import { DriverRegistry } from '../../src/block/registry.js';
@@ -33,6 +34,22 @@ export interface CrashSetup {
   readonly judgeEvery?: number;
   /** The format promises less than that all which was flushed is there: only that the image opens and passes its judge. */
   readonly contentMayBeLost?: boolean;
+}
+
+/** A disk of `driver` for overlays, full of what none of them writes. */
+export async function makeParent(driver: BlockDriver, size: number, createOptions: Readonly<Record<string, OptionValue>> = {}): Promise<Required<Pick<CrashSetup, 'parent' | 'openOptions'>>> {
+  const file = { ...recorderDriver(new Recording()), name: 'parent-recorder' };
+  const image = { driver: driver.name, file: { driver: file.name } };
+  const open = (readOnly: boolean): Promise<BlockBackend> => new BlockGraph({ drivers: new DriverRegistry([driver, file]) }).openBackend(image, { readOnly });
+  const target = await new BlockGraph({ drivers: new DriverRegistry([file]) }).openBackend({ driver: file.name });
+  const none = (): Promise<never> => Promise.reject(new Error('not needed'));
+  await driver.create!(target, { ...createOptions, size }, { filename: 'parent', createFile: none, openBacking: none, openTarget: none, object: () => undefined, warn: () => undefined });
+  await target.close();
+  const content = new Uint8Array(size).fill(0xee);
+  const disk = await open(false);
+  await disk.write(0, content);
+  await disk.close();
+  return { parent: { open: () => open(true), drivers: [file], content }, openOptions: { backing: image } };
 }
 
 /** Runs a shell command; its output is both streams'. */

@@ -6,6 +6,7 @@ import { BlockError, Errno } from '../../block/errors.js';
 import type { CreateSchema, OptionValue } from '../../block/options.js';
 import { dataCipher, legacyCipher } from '../../crypto/data-cipher.js';
 import { amendOptions, cipherOptions, createLuks, headerSize, openLuks, requireSecret, unlockLuks } from '../../crypto/luks.js';
+import { luksCreateNames, luksOptions } from '../../crypto/luks-options.js';
 import type { HeaderStore, LuksVolume, UnlockedVolume } from '../../crypto/luks-volume.js';
 import { findPassphrase } from '../../platform/secrets.js';
 import { run, wait, type Steps } from '../../util/steps.js';
@@ -20,21 +21,10 @@ export const encryptionCreateOptions: CreateSchema = {
   'encryption': { type: 'boolean', help: "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)" },
   'encrypt.format': { type: 'string', help: "Encrypt the image, format choices: 'aes', 'luks'" },
   'encrypt.key-secret': { type: 'string', help: 'ID of secret providing qcow AES key or LUKS passphrase' },
-  'encrypt.cipher-alg': { type: 'string', help: 'Name of encryption cipher algorithm' },
-  'encrypt.cipher-mode': { type: 'string', help: 'Name of encryption cipher mode' },
-  'encrypt.ivgen-alg': { type: 'string', help: 'Name of IV generator algorithm' },
-  'encrypt.ivgen-hash-alg': { type: 'string', help: 'Name of IV generator hash algorithm' },
-  'encrypt.hash-alg': { type: 'string', help: 'Name of encryption hash algorithm' },
-  'encrypt.iter-time': { type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
+  ...luksOptions(luksCreateNames, prefix),
 };
 
-export const encryptionAmendOptions: CreateSchema = {
-  'encrypt.state': { type: 'string', help: 'Select new state of affected keyslots (active/inactive)' },
-  'encrypt.new-secret': { type: 'string', help: 'New secret to set in the matching keyslots. Empty string to erase' },
-  'encrypt.old-secret': { type: 'string', help: 'Select all keyslots that match this password' },
-  'encrypt.keyslot': { type: 'number', help: 'Select a single keyslot to modify explicitly' },
-  'encrypt.iter-time': { type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
-};
+export const encryptionAmendOptions = luksOptions(['state', 'new-secret', 'old-secret', 'keyslot', 'iter-time'], prefix);
 
 /** An encrypted image's keys. */
 export interface Qcow2Encryption {
