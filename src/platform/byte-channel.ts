@@ -107,14 +107,18 @@ export class ByteChannel {
       ...(key ? {
         ciphers: pskCiphers, maxVersion: 'TLSv1.2' as const, pskCallback: () => ({ identity: key[0], psk: key[1] }), checkServerIdentity: () => undefined,
       } : {
-        ...credentials.x509, rejectUnauthorized: credentials.verifyPeer,
+        ...credentials.x509, rejectUnauthorized: credentials.verifyPeer && credentials.fingerprint === undefined,
         checkServerIdentity: (_name: string, certificate: PeerCertificate) =>
           servername === undefined ? undefined : tls.checkServerIdentity(servername, certificate) && new Error(`Certificate does not match the hostname ${servername}`),
       }),
     });
     await new Promise<void>((resolve, reject) => {
       this.#finishSwitch = () => reject(tlsError(new Error('The TLS connection was non-properly terminated.')));
-      secured.once('secureConnect', resolve);
+      secured.once('secureConnect', () => {
+        const problem = pinProblem(credentials.fingerprint, secured.getPeerCertificate());
+        if (problem === undefined) resolve();
+        else reject(new BlockError('ACCESS_DENIED', problem));
+      });
       secured.once('error', (error) => reject(tlsError(error)));
       secured.once('close', () => this.#finishSwitch?.());
     }).catch((error: unknown) => {
@@ -291,6 +295,11 @@ function errnoOf(error: NodeJS.ErrnoException): number {
 function abortReason(signal: AbortSignal | undefined): Error {
   const reason: unknown = signal?.reason;
   return reason instanceof Error ? reason : new BlockError('CANCELLED', strerror(Errno.ECANCELED));
+}
+
+function pinProblem(expected: string | undefined, { fingerprint, fingerprint256 }: PeerCertificate): string | undefined {
+  if (expected === undefined || expected === fingerprint || expected === fingerprint256) return undefined;
+  return `The certificate of the server is not the one expected: it has the fingerprint ${expected.length === fingerprint256?.length ? fingerprint256 : fingerprint}`;
 }
 
 function tlsError(error: Error): BlockError {

@@ -11,6 +11,8 @@ export interface TlsCredentials {
   readonly endpoint: TlsEndpoint;
   /** Whether the peer must show a certificate that the authority signed. */
   readonly verifyPeer: boolean;
+  /** The one certificate a server may show, by its SHA-1 or SHA-256: pairs of upper-case hexadecimal digits with colons. Nothing else is looked at then. */
+  readonly fingerprint?: string;
   /** Certificates, or none of them for a client without its own. */
   readonly x509?: Pick<SecureContextOptions, 'ca' | 'cert' | 'key' | 'passphrase' | 'crl'>;
   /** Keys by user name. A client has one. */
@@ -24,7 +26,8 @@ export const pskCiphers = 'ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA3
 /**
  * Reads the files of a `tls-creds-x509` (`dir`, `endpoint`, `verify-peer`, `passwordid`) or `tls-creds-psk` (`dir`, `endpoint`,
  * `username`) object. A directory holds `ca-cert.pem`, `ca-crl.pem`, `client-cert.pem`, `client-key.pem`, `server-cert.pem`,
- * `server-key.pem`, or `keys.psk` with lines `user:hexkey`.
+ * `server-key.pem`, or `keys.psk` with lines `user:hexkey`. A client may do without a directory: with `fingerprint` it knows its
+ * server, with `system-trust` it believes the authorities that the system does.
  * @param password the private key's, where it has one
  * @throws BlockError in the peer's words, also for an object that is no TLS credentials
  */
@@ -35,7 +38,12 @@ export function loadTlsCredentials(object: UserObject, password?: string): TlsCr
   const verify = properties['verify-peer'];
   const verifyPeer = verify !== false && verify !== 'off' && verify !== 'no' && verify !== 'false';
   switch (object.type) {
-    case 'tls-creds-x509': return { endpoint, verifyPeer, x509: certificates(directory(object), endpoint, password) };
+    case 'tls-creds-x509': {
+      const { fingerprint } = properties;
+      const pinned = typeof fingerprint === 'string' ? { fingerprint } : {};
+      const alone = endpoint === 'client' && properties['dir'] === undefined && ('fingerprint' in pinned || properties['system-trust'] === true);
+      return { endpoint, verifyPeer, ...pinned, x509: alone ? {} : certificates(directory(object), endpoint, password) };
+    }
     case 'tls-creds-psk': return { endpoint, verifyPeer, psk: keys(object, endpoint) };
     case 'tls-creds-anon': throw new BlockError('NOT_SUPPORTED', 'Anonymous TLS credentials are not supported');
     default: throw invalid(`Object with id '${object.id}' is not TLS credentials`);

@@ -1,0 +1,20 @@
+/** `vdisk/vixdisklib`: VMware's Virtual Disk API on vdisk's engine. */
+export { type Block, type QueryOptions } from './allocated.js';
+export * from './c-api.js';
+export { parseConfiguration, readConfiguration, type Configuration } from './config.js';
+export { Connection, type CheckReport, type OpenDiskOptions } from './connection.js';
+export { ConnectParameters, type ConnectParams, type Credentials } from './connect-params.js';
+export * from './constants.js';
+export { Disk } from './disk.js';
+export { errorCode, errorSymbol, getErrorText, VixErrorCode, type VixErrorSymbol } from './error-codes.js';
+export { isVixError, VixError } from './errors.js';
+export { type DiskInfo, type Geometry } from './info.js';
+export { DiskLib, type CleanupResult, type ConnectOptions, type DiskLibOptions } from './library.js';
+export { type LogFunction, type LogFunctions, type LogLevel } from './logging.js';
+export { type ChildParams, type CloneParams, type CreateParams } from './making.js';
+export { DiskMetadata } from './metadata.js';
+export { type ResolveParent } from './opening.js';
+export { type LongOperation, type Progress } from './progress.js';
+export { type Sectors } from './sectors.js';
+export { parseTransportModes } from './transports.js';
+export { formatVmxSpec, parseVmxSpec, type VmxSpec } from './vmx-spec.js';

@@ -1,0 +1,64 @@
+/** Where operations are under way, so that what a crashed run left is found again. */
+import { createHash } from 'node:crypto';
+import { lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir, userInfo } from 'node:os';
+import { join } from 'node:path';
+
+/**
+ * A folder of this user's alone with a note for each folder in which something is being made. The notes name folders only: what is
+ * removed there is what its own name says is unfinished.
+ */
+export class Journal {
+  readonly #place: string;
+  readonly #users = new Map<string, number>();
+  readonly #targets = new Set<string>();
+
+  constructor(temporaryFolder = tmpdir()) {
+    this.#place = join(temporaryFolder, `vdisk-vixdisklib-${userInfo().uid}`);
+  }
+
+  /** Claims a file that is being made; undefined where this library is making it already. The result ends the claim. */
+  begin(folder: string, target: string): (() => void) | undefined {
+    if (this.#targets.has(target)) return undefined;
+    const note = this.#note(folder);
+    if (this.#prepare()) writeFileSync(note, folder, { mode: 0o600 });
+    this.#targets.add(target);
+    this.#users.set(folder, (this.#users.get(folder) ?? 0) + 1);
+    return () => {
+      this.#targets.delete(target);
+      const users = this.#users.get(folder)! - 1;
+      if (users > 0) this.#users.set(folder, users);
+      else {
+        this.#users.delete(folder);
+        rmSync(note, { force: true });
+      }
+    };
+  }
+
+  /** Folders that are noted, but for those in use here. */
+  folders(): string[] {
+    if (!this.#isOurs()) return [];
+    return readdirSync(this.#place).map((name) => readFileSync(join(this.#place, name), 'utf8')).filter((folder) => !this.#users.has(folder));
+  }
+
+  /** Nothing is left there. */
+  forget(folder: string): void {
+    if (!this.#users.has(folder)) rmSync(this.#note(folder), { force: true });
+  }
+
+  #note(folder: string): string {
+    return join(this.#place, createHash('sha256').update(folder).digest('hex').slice(0, 32));
+  }
+
+  #prepare(): boolean {
+    mkdirSync(this.#place, { recursive: true, mode: 0o700 });
+    return this.#isOurs();
+  }
+
+  /** A folder that somebody else made in the same place is not believed. */
+  #isOurs(): boolean {
+    const found = lstatSync(this.#place, { throwIfNoEntry: false });
+    const { uid } = userInfo();
+    return found?.isDirectory() === true && (uid === -1 || (found.uid === uid && (found.mode & 0o022) === 0));
+  }
+}
