@@ -3,6 +3,7 @@ import type { BlockDriver } from './block/driver.js';
 import { DriverRegistry } from './block/registry.js';
 import { blkdebug } from './filter/blkdebug/index.js';
 import { blkverify } from './filter/blkverify/index.js';
+import { compress } from './filter/compress/index.js';
 import { copyOnRead } from './filter/copy-on-read/index.js';
 import { quorum } from './filter/quorum/index.js';
 import { bochs } from './format/bochs/index.js';
@@ -25,7 +26,7 @@ import { nullAio, nullCo } from './protocol/null/index.js';
 import { vvfat } from './protocol/vvfat/index.js';
 
 export const allDrivers: readonly BlockDriver[] = [
-  blkdebug, blkverify, bochs, cloop, copyOnRead, dmg, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow, qcow2, qed, quorum, raw, vdi, vhdx, vmdk, vpc, vvfat,
+  blkdebug, blkverify, bochs, cloop, compress, copyOnRead, dmg, file, hostCdrom, hostDevice, luks, memory, nbd, nullAio, nullCo, parallels, qcow, qcow2, qed, quorum, raw, vdi, vhdx, vmdk, vpc, vvfat,
 ];
 
 /** A registry with every driver vdisk has, each as `view` shows it. */

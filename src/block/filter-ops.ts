@@ -2,12 +2,12 @@
 import { andThen, type MaybePromise } from '../util/maybe.js';
 import type { BlockChild } from './child.js';
 import { BlockOps, Req, type Capabilities, type LayerExtent, type ResizeOptions } from './driver.js';
-import type { Facets } from './facets.js';
+import type { Facets, FormatInfoFacet } from './facets.js';
 
 const passedFlags = Req.FUA | Req.UNCHANGED | Req.SERIALISING;
 
-/** Facets by which requests would pass a layer by. */
-const bypasses: ReadonlySet<keyof Facets> = new Set(['descriptor', 'copyRange']);
+/** Facets by which requests would pass a layer by, and those about the image file rather than the disk. */
+const withheld: ReadonlySet<keyof Facets> = new Set(['descriptor', 'copyRange', 'check', 'bitmaps', 'backing']);
 
 /** What a passthrough layer can do: as much as the layer below. */
 function passthroughCapabilities(below: Capabilities): Capabilities {
@@ -18,6 +18,17 @@ function passthroughCapabilities(below: Capabilities): Capabilities {
     discard: true,
     resize: below.resize,
     growsOnWrite: below.growsOnWrite,
+  };
+}
+
+/** What a filter has in common with the format below: the sizes that requests should heed. */
+function measuresOf({ clusterSize, subclusterSize, vmStateOffset, needsCompressedWrites }: FormatInfoFacet): FormatInfoFacet {
+  return {
+    specific: () => undefined,
+    ...(clusterSize !== undefined && { clusterSize }),
+    ...(subclusterSize !== undefined && { subclusterSize }),
+    ...(vmStateOffset !== undefined && { vmStateOffset }),
+    ...(needsCompressedWrites !== undefined && { needsCompressedWrites }),
   };
 }
 
@@ -89,7 +100,9 @@ export abstract class FilterOps extends BlockOps {
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
-    return bypasses.has(name) ? undefined : this.child.facet(name);
+    if (withheld.has(name)) return undefined;
+    const facet = this.child.facet(name);
+    return name === 'formatInfo' && facet !== undefined ? measuresOf(facet as FormatInfoFacet) as Facets[K] : facet;
   }
 
   close(): Promise<void> {

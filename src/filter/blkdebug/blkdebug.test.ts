@@ -125,6 +125,15 @@ describe('blkdebug', () => {
     await expect((async () => disk.write(10, new Uint8Array(20)))()).rejects.toMatchObject({ errno: 28 });
   });
 
+  it('fails no flush of what did not change', async () => {
+    await using graph = graphOf();
+    const disk = await open(graph, { 'inject-error': [{ event: 'none', iotype: 'flush', once: true }] });
+    await disk.flush();
+    await disk.write(0, new Uint8Array(512));
+    await expect(Promise.resolve().then(() => disk.flush())).rejects.toThrow('Input/output error');
+    await disk.flush();
+  });
+
   it('refuses zeroes below its granularity, which then are written as data', async () => {
     await using graph = graphOf();
     const disk = await open(graph, { 'opt-write-zero': 65536, 'inject-error': [{ event: 'none', iotype: 'write' }] });

@@ -1,5 +1,5 @@
 import type { BlockChild } from '../../block/child.js';
-import type { BlockLimits, LayerExtent } from '../../block/driver.js';
+import type { BlockLimits, LayerExtent, ResizeOptions } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
 import { FilterOps } from '../../block/filter-ops.js';
@@ -21,6 +21,8 @@ export class BlkdebugOps extends FilterOps {
   readonly #permissions: ExtraPermissions;
   readonly #config: string | undefined;
   readonly #isPlain: boolean;
+  #changes = 0;
+  #flushed = 0;
 
   /** `isPlain`: a filename can say all there is, with `config` in it. */
   constructor(image: BlockChild, script: DebugScript, limits: BlockLimits, permissions: ExtraPermissions, config: string | undefined, isPlain: boolean) {
@@ -38,21 +40,28 @@ export class BlkdebugOps extends FilterOps {
   }
 
   override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
-    return andThen(this.#check('write', offset, source.length), () => super.write(offset, source, flags));
+    return this.#change(() => andThen(this.#check('write', offset, source.length), () => super.write(offset, source, flags)));
   }
 
   override writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
     if (length < Math.max(this.limits.requestAlignment, this.limits.writeZeroesAlignment)) throw systemError(Errno.ENOTSUP, { driver: 'blkdebug', op: 'writeZeroes' });
-    return andThen(this.#check('write-zeroes', offset, length), () => super.writeZeroes(offset, length, flags));
+    return this.#change(() => andThen(this.#check('write-zeroes', offset, length), () => super.writeZeroes(offset, length, flags)));
   }
 
   override discard(offset: number, length: number): MaybePromise<void> {
     if (length < this.limits.requestAlignment) return undefined;
-    return andThen(this.#check('discard', offset, length), () => super.discard(offset, length));
+    return this.#change(() => andThen(this.#check('discard', offset, length), () => super.discard(offset, length)));
   }
 
+  override resize(size: number, options: ResizeOptions): Promise<void> {
+    return Promise.resolve(this.#change(() => super.resize(size, options)));
+  }
+
+  /** What did not change since the last flush is not flushed once more, and no rule applies. */
   override flush(): MaybePromise<void> {
-    return andThen(this.#check('flush', 0, 0), () => super.flush());
+    const changes = this.#changes;
+    if (changes === this.#flushed) return undefined;
+    return andThen(this.#check('flush', 0, 0), () => andThen(super.flush(), () => { this.#flushed = changes; }));
   }
 
   override status(offset: number, length: number, wantZero: boolean): MaybePromise<LayerExtent> {
@@ -74,6 +83,12 @@ export class BlkdebugOps extends FilterOps {
   override filename(): string | undefined {
     const image = this.child.node.filename;
     return this.#isPlain && !image.startsWith('json:') ? `blkdebug:${this.#config ?? ''}:${image}` : undefined;
+  }
+
+  /** Counts at both ends: a flush in between does not cover the request. */
+  #change(request: () => MaybePromise<void>): MaybePromise<void> {
+    this.#changes++;
+    return andThen(request(), () => { this.#changes++; });
   }
 
   #check(type: RequestType, offset: number, length: number): MaybePromise<void> {

@@ -128,13 +128,27 @@ export class Qcow2Snapshots implements SnapshotFacet {
     yield* image.markDirty();
     const table = new Uint8Array(entry.l1Size * 8);
     yield* readL1(image, entry, table);
-    yield* writeSnapshotTable(image, image.snapshots.entries.filter((candidate) => candidate !== entry));
-    yield* shareTables(image, viewOf(table), -1, 'snapshot');
-    if (table.length > 0) yield* image.refcounts.update(entry.l1Offset, table.length, -1, 'snapshot');
-    yield* shareTables(image, image.l1, 0);
+    yield* named('Failed to remove snapshot from snapshot list', writeSnapshotTable(image, image.snapshots.entries.filter((candidate) => candidate !== entry)));
+    yield* named('Failed to free the cluster and L1 table', free(image, entry, table));
+    yield* named('Failed to update snapshot status in disk', shareTables(image, image.l1, 0));
     yield* image.flushMetadata();
     yield* image.writeL1(0, image.header.l1Size);
     yield* image.flush();
+  }
+}
+
+function* free(image: Qcow2Image, { l1Offset }: SnapshotEntry, table: Uint8Array): Steps<void> {
+  yield* shareTables(image, viewOf(table), -1, 'snapshot');
+  if (table.length > 0) yield* image.refcounts.update(l1Offset, table.length, -1, 'snapshot');
+}
+
+/** A part of the work with its name before what goes wrong in it. */
+function* named(name: string, steps: Steps<void>): Steps<void> {
+  try {
+    yield* steps;
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new BlockError(error.code, `${name}: ${strerror(error.errno)}`, error.context, error);
   }
 }
 

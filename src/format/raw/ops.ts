@@ -17,6 +17,9 @@ export interface RawOptions {
   readonly size?: number;
 }
 
+/** Facets that hold for a part of it, too: snapshots are kept by the layer below. */
+const partFacets: ReadonlySet<keyof Facets> = new Set(['allocatedSize', 'snapshots', 'formatInfo', 'vmState']);
+
 /** Disks are counted in sectors: a file's odd rest fills one. */
 export function roundToSector(size: number): number {
   return Math.ceil(size / sector) * sector;
@@ -63,14 +66,18 @@ export class RawOps extends FilterOps {
   }
 
   override read(offset: number, target: Uint8Array, flags: number): MaybePromise<void> {
-    return this.child.read(this.#offset + offset, target, flags);
+    const announced = this.child.node.ops.debugEvent?.('read_aio');
+    if (announced === undefined) return this.child.read(this.#offset + offset, target, flags);
+    return announced.then(() => this.child.read(this.#offset + offset, target, flags));
   }
 
   override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
     if (offset === 0 && source.length > 0 && this.#isForbidden?.(source.subarray(0, sector))) {
       throw systemError(Errno.EPERM, { driver: 'raw', op: 'write', offset, length: source.length });
     }
-    return this.child.write(this.#offset + offset, source, flags);
+    const announced = this.child.node.ops.debugEvent?.('write_aio');
+    if (announced === undefined) return this.child.write(this.#offset + offset, source, flags);
+    return announced.then(() => this.child.write(this.#offset + offset, source, flags));
   }
 
   override writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
@@ -99,6 +106,6 @@ export class RawOps extends FilterOps {
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
     if (wholeFileFacets.has(name)) return this.#offset === 0 && this.#size === undefined ? this.child.facet(name) : undefined;
-    return name === 'allocatedSize' ? this.child.facet(name) : undefined;
+    return partFacets.has(name) ? super.facet(name) : undefined;
   }
 }

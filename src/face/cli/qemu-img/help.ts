@@ -77,6 +77,6 @@ export function ownVersionText(): string {
 
 /** Drivers, in the order of their names. */
 const supportedFormats = [
-  'blkdebug', 'blkverify', 'bochs', 'cloop', 'copy-on-read', 'dmg', 'file', 'host_cdrom', 'host_device', 'luks', 'nbd',
+  'blkdebug', 'blkverify', 'bochs', 'cloop', 'compress', 'copy-on-read', 'dmg', 'file', 'host_cdrom', 'host_device', 'luks', 'nbd',
   'null-aio', 'null-co', 'parallels', 'qcow', 'qcow2', 'qed', 'quorum', 'raw', 'vdi', 'vhdx', 'vmdk', 'vpc', 'vvfat',
 ];
