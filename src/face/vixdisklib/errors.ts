@@ -1,5 +1,6 @@
 /** VixError, and what the engine's errors become. */
 import { BlockError, Errno, type BlockErrorCode } from '../../block/errors.js';
+import { NbdFormatError } from '../../wire/nbd/handshake.js';
 import { NbdNegotiationError } from '../../wire/nbd/negotiate.js';
 import { getErrorText, VixErrorCode, type VixErrorSymbol } from './error-codes.js';
 
@@ -87,6 +88,7 @@ export function isRefusal(error: unknown): boolean {
 function connectSymbol(error: BlockError): VixErrorSymbol {
   const { code, context: { errno } } = error;
   if (isRefusal(error)) return code === 'NOT_FOUND' ? 'VIX_E_FILE_NOT_FOUND' : 'VIX_E_HOST_NETBLKDEV_HANDSHAKE';
+  if (error.cause instanceof NbdFormatError) return 'VIX_E_HOST_NETBLKDEV_HANDSHAKE';
   const system = errno === undefined ? undefined : ofNetwork[errno];
   switch (code) {
     case 'CANCELLED': return 'VIX_E_CANCELLED';
