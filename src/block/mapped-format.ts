@@ -30,6 +30,8 @@ export interface Allocation extends HostRun {
   /** Bytes before and behind the run that become visible with it: they are filled with what the guest sees there now. */
   readonly padBefore: number;
   readonly padAfter: number;
+  /** The guest sees some of the run already: it holds what was written there until it is overwritten. */
+  readonly inPlace?: boolean;
   commit(): MaybePromise<void>;
   /** Gives the room back. */
   cancel(): MaybePromise<void>;
@@ -251,7 +253,7 @@ export abstract class MappedFormat extends BlockOps {
     const { padBefore, padAfter, child } = room;
     const start = room.offset - padBefore;
     const total = padBefore + source.length + padAfter;
-    if (this.cipher === undefined && padBefore + padAfter >= zeroingThreshold && (yield* this.#readsAsZero(offset - padBefore, padBefore))
+    if (this.cipher === undefined && !room.inPlace && padBefore + padAfter >= zeroingThreshold && (yield* this.#readsAsZero(offset - padBefore, padBefore))
       && (yield* this.#readsAsZero(offset + source.length, padAfter)) && (yield* zeroRoom(child, start, total))) {
       yield* wait(this.debug('write_aio'));
       yield* wait(child.write(room.offset, source));

@@ -52,4 +52,10 @@ describe('qcow2 after a power cut', () => {
       }
     }, 3_600_000);
   }
+
+  // found by 500,000 states: the room behind an old cluster was zeroed together with that cluster
+  it('old data stays until it is overwritten where a write goes on into a zero cluster that has room', async () => {
+    const setup = { driver: qcow2, size: 1 << 19, createOptions: { cluster_size: 65_536 }, judge, judgeEvery: 50, needsRepair, seed: 1017, states: 250, requests: 100 };
+    expect(await explore(setup)).toEqual([]);
+  });
 });

@@ -268,7 +268,7 @@ export class ClusterMap {
     if (!external) image.checkOverlap(host + inCluster - padBefore, padBefore + end - offset + padAfter);
     const visible = { start: offset - padBefore, end: end + padAfter };
     return {
-      child: image.dataFile, offset: host + inCluster, length: end - offset, padBefore, padAfter,
+      child: image.dataFile, offset: host + inCluster, length: end - offset, padBefore, padAfter, inPlace: !fresh,
       commit: () => image.exclusive(() => run(this.#link(guest, count, host, fresh, visible))),
       cancel: () => (fresh && !external && !image.dead ? image.exclusive(() => run(image.refcounts.update(host, count * clusterSize, -1))) : undefined),
     };
