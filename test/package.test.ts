@@ -17,8 +17,10 @@ function node(...parameters: readonly string[]): string {
   return execFileSync(process.execPath, parameters, { cwd: root, encoding: 'utf8' });
 }
 
+const vdisk = (...parameters: readonly string[]): string => node('bin/vdisk', ...parameters);
+
 describe.skipIf(!built)('the package', () => {
-  test.each(['vdisk', 'vdisk/driver', 'vdisk/testing', 'vdisk/format/raw', 'vdisk/format/qcow2', 'vdisk/protocol/file', 'vdisk/protocol/nbd'])('%s can be imported', (name) => {
+  test.each(['vdisk', 'vdisk/driver', 'vdisk/testing', 'vdisk/vixdisklib', 'vdisk/format/raw', 'vdisk/format/qcow2', 'vdisk/protocol/file', 'vdisk/protocol/nbd'])('%s can be imported', (name) => {
     expect(node('--input-type=module', '-e', `console.log(Object.keys(await import('${name}')).length > 0)`)).toBe('true\n');
   });
 
@@ -50,6 +52,42 @@ describe.skipIf(!built)('the package', () => {
     } finally {
       server.kill('SIGINT');
       await once(server, 'exit');
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  test('examples/full-backup.mjs', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'vdisk-example-'));
+    const file = (name: string): string => join(folder, name);
+    try {
+      writeFileSync(file('disk.raw'), Buffer.concat([Buffer.alloc(1 << 20, 3), Buffer.alloc(5 << 20), Buffer.alloc(1 << 20, 4)]));
+      vdisk('convert', '-f', 'raw', '-O', 'vmdk', file('disk.raw'), file('disk.vmdk'));
+      expect(node('examples/full-backup.mjs', 'backup', file('disk.vmdk'), file('backup'))).toBe('4096 of 14336 sectors kept\n');
+      expect(node('examples/full-backup.mjs', 'restore', file('backup'), file('copy.vmdk'))).toBe('14336 sectors restored\n');
+      expect(vdisk('compare', '-f', 'raw', '-F', 'vmdk', file('disk.raw'), file('copy.vmdk'))).toBe('Images are identical.\n');
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  test('examples/incremental-backup.mjs', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'vdisk-example-'));
+    const file = (name: string): string => join(folder, name);
+    const backup = (): string => node('examples/incremental-backup.mjs', 'backup', file('disk.qcow2'), file('backup'));
+    try {
+      vdisk('create', '-q', '-f', 'qcow2', file('disk.qcow2'), '8M');
+      const states = [['write -P 1 0 2M'], ['write -P 2 1M 64k', 'write -z 512k 128k', 'discard 256k 64k'], ['write -P 3 7M 512']].map((commands, number) => {
+        execFileSync(process.execPath, ['bin/vdisk', 'qemu-io', '-f', 'qcow2', ...commands.flatMap((command) => ['-c', command]), file('disk.qcow2')], { cwd: root });
+        const said = backup();
+        vdisk('convert', '-f', 'qcow2', '-O', 'raw', file('disk.qcow2'), file(`${number}.raw`));
+        return said;
+      });
+      expect(states).toEqual(['backup 0: 4096 sectors\n', 'backup 1: 128 sectors\n', 'backup 2: 128 sectors\n']);
+      for (const number of states.keys()) {
+        node('examples/incremental-backup.mjs', 'restore', file('backup'), file(`${number}.vmdk`), String(number));
+        expect(vdisk('compare', '-f', 'raw', '-F', 'vmdk', file(`${number}.raw`), file(`${number}.vmdk`))).toBe('Images are identical.\n');
+      }
+    } finally {
       rmSync(folder, { recursive: true });
     }
   });
