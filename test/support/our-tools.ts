@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const project = join(import.meta.dirname, '../..');
-export type ToolName = 'vdisk' | 'qemu-img' | 'qemu-io' | 'qemu-nbd';
+export type ToolName = 'vdisk' | 'qemu-img' | 'qemu-io' | 'qemu-nbd' | 'vmware-vdiskmanager' | 'vmware-mount' | 'vixdisklib-sample';
 
 export interface Ended {
   readonly status: number | null;

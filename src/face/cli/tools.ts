@@ -4,5 +4,7 @@ export const tools: Readonly<Record<string, () => Promise<{ readonly main: (argv
   'qemu-img': () => import('./qemu-img/index.js'),
   'qemu-io': () => import('./qemu-io/index.js'),
   'qemu-nbd': () => import('./qemu-nbd/index.js'),
+  'vixdisklib-sample': () => import('./vixdisklib-sample/index.js'),
   'vmware-mount': () => import('./vmware-mount/index.js'),
+  'vmware-vdiskmanager': () => import('./vmware-vdiskmanager/index.js'),
 };
