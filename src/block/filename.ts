@@ -50,7 +50,7 @@ function strongOptions(node: BlockNode): [string, unknown][] {
 }
 
 /** Options that reopen the node and everything below that its own metadata does not name. */
-export function describeOptions(node: BlockNode): Record<string, unknown> {
+function describeOptions(node: BlockNode): Record<string, unknown> {
   const options: Record<string, unknown> = {};
   for (const [name, child] of node.children) if (!node.implicit.has(name)) options[name] = describeOptions(child.node);
   if (node.detached) options['backing'] = null;

@@ -10,7 +10,7 @@ const names: readonly (readonly [number, string])[] = [
   [Perm.CONSISTENT_READ, 'consistent read'], [Perm.WRITE, 'write'], [Perm.WRITE_UNCHANGED, 'write unchanged'], [Perm.RESIZE, 'resize'],
 ];
 
-export function describePermissions(bits: number): string {
+function describePermissions(bits: number): string {
   return names.filter(([bit]) => (bits & bit) !== 0).map(([, name]) => name).join(', ');
 }
 

@@ -10,9 +10,6 @@ import { koffi, type ForeignFunction, type Koffi } from './koffi.js';
 /** Loaded on first use: most runs need none of it. */
 const crypto = (): typeof Crypto => process.getBuiltinModule('node:crypto');
 
-/** Bytes of an AES block. */
-export const aesBlock = 16;
-
 /** Bytes of a digest; undefined where the host lacks the hash. */
 export function digestSize(hash: string): number | undefined {
   try {

@@ -20,7 +20,7 @@ export function secretContent(object: UserObject, find: FindObject): Uint8Array 
 }
 
 /** The secret of that id, any bytes. @throws BlockError INVALID_ARGUMENT */
-export function findSecret(id: string, find: FindObject): Uint8Array {
+function findSecret(id: string, find: FindObject): Uint8Array {
   const object = find(id);
   if (object === undefined) throw invalid(`No secret with id '${id}'`);
   if (object.type !== 'secret') throw invalid(`Object with id '${id}' is not a secret`);

@@ -54,7 +54,11 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io'))('streams', () => {
 
   it('say that nobody reads them', () => {
     const { stderr } = shell('"$V" convert -O raw source.qcow2 - | head -c 10 > /dev/null');
-    expect(stderr).toBe('vdisk: error while writing to standard output: write EPIPE\n');
+    expect(stderr).toBe('vdisk: error while writing to standard output: Broken pipe\n');
+  });
+
+  it('are called what the user knows them as', () => {
+    expect(shell('head -c 512 /dev/zero | "$V" convert -f qcow2 -O raw - never.raw').stderr).toBe('vdisk: Could not open standard input: Image is not in qcow2 format\n');
   });
 
   it('are files of that name to the peers', () => {

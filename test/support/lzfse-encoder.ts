@@ -216,7 +216,7 @@ export function encodeLzfseBlock(data: Uint8Array): Uint8Array {
   return Uint8Array.from([...new Uint8Array(header.buffer), ...packedTables, ...literalPayload.bytes, ...payload.bytes]);
 }
 
-export function storedBlock(data: Uint8Array): Uint8Array {
+function storedBlock(data: Uint8Array): Uint8Array {
   return Uint8Array.from([...ascii('bvx-'), ...u32(data.length), ...data]);
 }
 

@@ -37,7 +37,7 @@ export function havePeers(...commands: readonly string[]): boolean {
 }
 
 /** A file of `../shared`, or undefined (said aloud) where it does not lie beside the project. */
-export function sharedFile(name: string): string | undefined {
+function sharedFile(name: string): string | undefined {
   const path = join(shared, name);
   if (executable(path)) return path;
   console.warn(`!!! ../shared/${name} does not lie beside the project. The tests that use it are NOT run.`);

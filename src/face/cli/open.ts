@@ -57,6 +57,8 @@ export async function closeGraph(): Promise<void> {
 }
 
 export interface ImageSource {
+  /** What messages call it, where its name is none that a user knows. */
+  readonly title?: string | undefined;
   /** -f */
   readonly format?: string | undefined;
   /** --image-opts: the name is an option list. */
@@ -86,7 +88,7 @@ export async function openImage(filename: string, source: ImageSource = {}): Pro
     backend.writethrough = source.cache?.writethrough ?? false;
     return backend;
   } catch (error) {
-    throw prefixed(`Could not open '${filename}'`, error);
+    throw prefixed(`Could not open ${source.title ?? `'${filename}'`}`, error);
   }
 }
 

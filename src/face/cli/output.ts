@@ -79,12 +79,6 @@ export function flushOut(): void {
   if (text !== '') writeAll(1, Buffer.from(text));
 }
 
-/** Writes raw bytes to standard output, behind what was written before. */
-export function outBytes(bytes: Uint8Array): void {
-  flushOut();
-  writeAll(1, bytes);
-}
-
 /** Writes to standard error as is. */
 export function err(text: string): void { writeAll(2, Buffer.from(text)); }
 
@@ -128,7 +122,7 @@ export function captureOut(): () => string {
 }
 
 /** Runs `cleanup` if the tool is killed by a signal before the returned function is called. */
-export function onInterrupt(cleanup: () => void): () => void {
+function onInterrupt(cleanup: () => void): () => void {
   if (state.cleanups.length === 0) for (const signal of signals) process.on(signal, interrupted);
   state.cleanups.push(cleanup);
   return () => {

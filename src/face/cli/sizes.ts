@@ -31,6 +31,3 @@ export function parseNumber(text: string): number | undefined {
   if (/^0\d/.test(digits)) return /^0[0-7]+$/.test(digits) ? Number.parseInt(digits, 8) : undefined;
   return Number(digits);
 }
-
-/** Complaint of an option dictionary about a size that is none, with its hint. */
-export const sizeHint = 'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.';

@@ -4,6 +4,7 @@ import { closeSync, createWriteStream, mkdtempSync, openSync, rmSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { BlockBackend } from '../../block/child.js';
+import { strerror } from '../../block/errors.js';
 import { streamImage, type StreamRequest } from '../../image/stream.js';
 import { sharedGraph } from './open.js';
 import { CliError, programName } from './output.js';
@@ -22,8 +23,8 @@ export async function toStandardOutput(source: BlockBackend, request: StreamRequ
   stdout.on('error', (error) => { failure = error; });
   let done = 0;
   for await (const chunk of stream.chunks()) {
-    if (failure) throw new CliError(`error while writing to standard output: ${failure.message}`);
-    await new Promise<void>((resolve, reject) => stdout.write(chunk, (error) => (error ? reject(new CliError(`error while writing to standard output: ${error.message}`)) : resolve())));
+    if (failure) throw streamError('writing to standard output', failure);
+    await new Promise<void>((resolve, reject) => stdout.write(chunk, (error) => (error ? reject(streamError('writing to standard output', error)) : resolve())));
     progress(done += chunk.length, stream.length ?? source.size);
   }
 }
@@ -47,7 +48,11 @@ export async function fromStandardInput(): Promise<string> {
     await pipeline(process.stdin, file);
   } catch (error) {
     rmSync(folder, { recursive: true, force: true });
-    throw new CliError(`error while reading standard input: ${(error as Error).message}`);
+    throw streamError('reading standard input', error as NodeJS.ErrnoException);
   }
   return `/proc/self/fd/${fd}`;
+}
+
+function streamError(doing: string, error: NodeJS.ErrnoException): CliError {
+  return new CliError(`error while ${doing}: ${error.errno === undefined ? error.message : strerror(-error.errno)}`);
 }

@@ -39,7 +39,11 @@ export async function main(argv: string[]): Promise<number> {
     case undefined:
       out(help);
       return 1;
-    case '-h': case '--help': case 'help':
+    case 'help':
+      if (rest.length > 0) return main([...rest, '--help']);
+      out(help);
+      return 0;
+    case '-h': case '--help':
       out(help);
       return 0;
     case '-V': case '--version':

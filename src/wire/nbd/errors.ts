@@ -5,7 +5,7 @@ const wireErrno: Readonly<Record<number, number>> = {
   1: NbdErrno.EPERM, 13: NbdErrno.EPERM, 30: NbdErrno.EPERM, 5: NbdErrno.EIO, 12: NbdErrno.ENOMEM, 28: NbdErrno.ENOSPC, 27: NbdErrno.ENOSPC,
   122: NbdErrno.ENOSPC, 75: NbdErrno.EOVERFLOW, 95: NbdErrno.ENOTSUP, 108: NbdErrno.ESHUTDOWN,
 };
-const names = new Map(Object.entries(NbdErrno).map(([name, number]) => [number as number, name] as const));
+const known: ReadonlySet<number> = new Set(Object.values(NbdErrno));
 
 /** NBD's number for a (positive) Linux errno; EINVAL where NBD has none. */
 export function nbdErrnoOf(errno: number): number {
@@ -14,10 +14,5 @@ export function nbdErrnoOf(errno: number): number {
 
 /** Linux errno for a number received; unknown ones become EINVAL, as the protocol asks. */
 export function errnoOfNbd(error: number): number {
-  return names.has(error) ? error : NbdErrno.EINVAL;
-}
-
-/** 'EIO', for messages. */
-export function nbdErrnoName(error: number): string {
-  return names.get(error) ?? '<unknown>';
+  return known.has(error) ? error : NbdErrno.EINVAL;
 }

@@ -2,7 +2,7 @@
 import { decodeText, getU16, getU32, getU64 } from './bytes.js';
 import { Handshake, Info, Magic, Option, OptionReply, Size } from './constants.js';
 import {
-  decodeExportName, decodeInfo, decodeMetaContext, decodeOptionReplyHeader, decodeServer, encodeClientFlags, encodeInfoRequest,
+  decodeExportName, decodeInfo, decodeMetaContext, decodeOptionReplyHeader, encodeClientFlags, encodeInfoRequest,
   encodeMetaContextRequest, encodeOption, isOptionError, NbdFormatError, type BlockSizes, type OptionReplyHeader,
 } from './handshake.js';
 
@@ -80,24 +80,6 @@ export async function negotiate(stream: HandshakeStream, request: NegotiationReq
   const info = await go(stream, request.exportName);
   if (info === undefined) return { ...await exportByName(stream, request.exportName, noZeroes, style), contexts };
   return { ...info, style, contexts };
-}
-
-/** Names and descriptions of what a server offers; leaves the connection afterwards. */
-export async function listExports(stream: HandshakeStream, tls: boolean): Promise<{ readonly name: string; readonly details: string }[]> {
-  const { fixed } = await readGreeting(stream);
-  if (!fixed) throw new NbdNegotiationError('Server does not support export lists');
-  if (tls) await startTls(stream);
-  const found: { name: string; details: string }[] = [];
-  stream.write(encodeOption(Option.LIST));
-  for (let count = 0; ; count++) {
-    const reply = await readReply(stream, Option.LIST);
-    if (reply.type === OptionReply.ACK) break;
-    if (reply.type !== OptionReply.SERVER) throw unexpected(reply.type, OptionReply.SERVER);
-    if (count === MAX_REPLIES) throw tooMany(Option.LIST);
-    found.push(decodeServer(reply.data));
-  }
-  stream.write(encodeOption(Option.ABORT));
-  return found;
 }
 
 export interface Greeting {
@@ -229,7 +211,7 @@ export function refusal({ type, option, data }: RawReply): NbdNegotiationError {
   return new NbdNegotiationError(message, hints.length > 0 ? hints.join('\n') : undefined);
 }
 
-export function checkedSize(size: number): number {
+function checkedSize(size: number): number {
   if (!Number.isSafeInteger(size)) throw new NbdFormatError('export length is too large');
   return size;
 }

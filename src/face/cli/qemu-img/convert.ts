@@ -116,6 +116,7 @@ async function openSources(settings: Settings, names: readonly string[], opened:
   cacheArgument(settings.targetCache);
   for (const name of names) {
     opened.push(await openImage(isStream(name) ? await fromStandardInput() : name, {
+      title: isStream(name) ? 'standard input' : undefined,
       format: settings.format, imageOpts: fromImageOpts(settings), forceShare: settings.has('force-share'), cache,
       // Nobody may change what is being copied.
       options: { share: Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED },
