@@ -16,6 +16,8 @@ export interface CrashSetup {
   readonly driver: BlockDriver;
   /** Virtual size in bytes; a multiple of 64 KiB. */
   readonly size: number;
+  /** The image is made this large, and grows to `size` while guests write. A multiple of 512. */
+  readonly growsFrom?: number;
   readonly createOptions: Readonly<Record<string, OptionValue>>;
   readonly openOptions?: Readonly<Record<string, unknown>>;
   readonly seed: number;
@@ -94,7 +96,7 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
   const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(recording), ...setup.parent?.drivers ?? []]) });
   const target = await graph.openBackend({ driver: 'recorder' });
   const spec = { driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions };
-  await setup.driver.create!(target, { ...setup.createOptions, size: setup.size }, {
+  await setup.driver.create!(target, { ...setup.createOptions, size: setup.growsFrom ?? setup.size }, {
     filename: 'recorded', createFile: () => Promise.reject(new Error('no second file')),
     openBacking: setup.parent?.open ?? (() => Promise.reject(new Error('no parent'))), object: () => undefined, warn: () => undefined,
     openTarget: async () => {
@@ -110,8 +112,13 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
   const history = new GuestHistory(setup.parent?.content ?? new Uint8Array(setup.size));
   const busy = new Set<number>();
   let issued = 0;
+  let size = setup.growsFrom ?? setup.size;
   const guest = async (): Promise<void> => {
     while (issued++ < setup.requests) {
+      if (size < setup.size && issued > setup.requests / 3) {
+        size = setup.size;
+        await disk.resize(size);
+      }
       const what = random();
       if (what < 0.12) {
         const submitted = recording.time;
@@ -120,7 +127,7 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
         continue;
       }
       const sectors = 1 + Math.floor(random() ** 3 * (setup.maxSectors ?? 300));
-      const first = Math.floor(random() * (setup.size / 512 - sectors + 1));
+      const first = Math.floor(random() * (disk.size / 512 - sectors + 1));
       const offset = first * 512;
       // a guest does not write one sector twice at a time
       const claimed = Array.from({ length: sectors }, (_, index) => first + index);
@@ -153,8 +160,9 @@ async function readBack(setup: CrashSetup, image: Uint8Array): Promise<Uint8Arra
   const disk = await graph.openBackend({ driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions }, { readOnly: true, check: true });
   const result = setup.needsRepair?.(image) ? undefined : await disk.node.facet('check')?.check({ repair: 'none' });
   if (result && result.corruptions > 0) throw new Error(`our check finds ${result.corruptions} corruptions`);
-  const content = new Uint8Array(disk.size);
-  await disk.read(0, content);
+  if (setup.growsFrom !== undefined && disk.size !== setup.size && disk.size !== setup.growsFrom) throw new Error(`it has ${disk.size} bytes`);
+  const content = new Uint8Array(setup.size);
+  await disk.read(0, content.subarray(0, disk.size));
   await graph.close();
   return content;
 }
