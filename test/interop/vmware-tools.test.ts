@@ -1,6 +1,6 @@
 /** vmware-vdiskmanager, vmware-mount and vixdisklib-sample from a shell, as in the vendor's guide; other programs judge what they made. */
 import { spawnSync } from 'node:child_process';
-import { constants, accessSync, existsSync, mkdirSync, openSync, closeSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { constants, accessSync, existsSync, mkdirSync, openSync, closeSync, readdirSync, readFileSync, readSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { randomFillSync } from 'node:crypto';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -128,6 +128,21 @@ describe.skipIf(!havePlainPeers)('vmware-vdiskmanager', () => {
     expect(filesOf('second')).toEqual([]);
   });
 
+  test('-R repairs tables that point nowhere', () => {
+    makeRaw('torn.raw', 20 * MiB);
+    folder.succeed(manager, ['-q', '-r', 'torn.raw', '-t', '0', 'torn.vmdk']);
+    const fd = openSync(folder.file('torn.vmdk'), 'r+');
+    const table = Buffer.alloc(512);
+    readSync(fd, table, 0, 512, 0);
+    readSync(fd, table, 0, 4, Number(table.readBigUInt64LE(56)) * 512);
+    writeSync(fd, Uint8Array.of(255, 255, 255, 127), 0, 4, table.readUInt32LE(0) * 512 + 4 * 100);
+    closeSync(fd);
+    expect(folder.run(sample, ['-check', '0', 'torn.vmdk'])).toMatchObject({ status: 1, stdout: '2 faults, 0 leaks\n' });
+    expect(folder.succeed(manager, ['-R', 'torn.vmdk'])).toMatch(/The virtual disk, '.*torn\.vmdk', was damaged and has been repaired\.\n$/);
+    expect(JSON.parse(folder.succeed(manager, ['--json', '-R', 'torn.vmdk']))).toMatchObject({ 'exit-code': 0, corruptions: 0, leaks: 0, repaired: 0 });
+    same('torn.raw', 'torn.vmdk');
+  });
+
   test('-e tells a sound chain from one whose parent was changed or is gone', () => {
     folder.succeed(manager, ['-c', '-q', '-s', '10MB', 'p.vmdk']);
     folder.succeed(sample, ['-redo', 'p.vmdk', 'p-1.vmdk']);
@@ -168,6 +183,7 @@ describe.skipIf(!havePlainPeers)('vmware-vdiskmanager', () => {
     };
     expect(failure('-x', '5MB', 'flat10.vmdk')).toMatch(/^vmware-vdiskmanager: Failed to expand disk 'flat10\.vmdk': .* \(0x3, VIX_E_INVALID_ARG\)\n/);
     expect(failure('-k', 'flat10.vmdk')).toContain('(0x3e89, VIX_E_DISK_CANTSHRINK)');
+    expect(JSON.parse(folder.run(manager, ['--json', '-U', 'nowhere.vmdk']).stdout)).toMatchObject({ operation: 'delete', 'exit-code': 1, error: 'VIX_E_FILE_NOT_FOUND', code: 4 });
     expect(failure('-e', 'nowhere.vmdk')).toContain('(0x4, VIX_E_FILE_NOT_FOUND)');
     writeFileSync(folder.file('nodisk.vmdk'), 'hello');
     expect(failure('-R', 'nodisk.vmdk')).toMatch(/VIX_E_(INCORRECT_FILE_TYPE|DISK_INVALIDDISK)/);
@@ -209,7 +225,7 @@ describe.skipIf(!havePlainPeers)('vixdisklib-sample', () => {
     mkdirSync(folder.file('served'));
     const raw = makeRaw('remote.raw', 16 * MiB);
     folder.succeed(manager, ['-q', '-r', 'remote.raw', '-t', '0', 'served/remote.vmdk']);
-    folder.succeed(manager, ['-q', '-c', '-s', '16MB', 'served/empty.vmdk']);
+    for (const name of ['empty', 'second']) folder.succeed(manager, ['-q', '-c', '-s', '16MB', `served/${name}.vmdk`]);
     const socket = folder.file('daemon.sock');
     const { child, ended } = folder.start(folder.tool('vdisk'), ['serve', '--writable', '--socket', socket, 'served']);
     await until(() => existsSync(socket), 'the daemon');
@@ -221,11 +237,13 @@ describe.skipIf(!havePlainPeers)('vixdisklib-sample', () => {
     expect(run('-fill', ...remote, '-start', '9', '-count', '1', '-val', '3', 'remote.vmdk').status).toBe(0);
     expect(run('-dump', ...remote, '-start', '9', 'remote.vmdk').stdout).toMatch(/^00001200: 03 03 /);
     expect(run('-clone', 'remote.raw', ...remote, 'empty.vmdk')).toMatchObject({ status: 0 });
+    expect(folder.succeed(manager, ['-r', 'remote.raw', '-h', socket, 'second.vmdk'])).toMatch(/Virtual disk conversion successful\.\n$/);
     expect(run('-info', ...remote, 'nothing.vmdk')).toMatchObject({ status: 1, stderr: expect.stringContaining('VIX_E_FILE_NOT_FOUND') as string });
     expect(run('-redo', 'remote.vmdk', ...remote, 'x.vmdk')).toMatchObject({ status: 1 });
     child.kill('SIGTERM');
     await ended;
     same(raw, 'served/empty.vmdk');
+    same(raw, 'served/second.vmdk');
     expect(run('-info', ...remote, 'remote.vmdk')).toMatchObject({ status: 1, stderr: expect.stringMatching(/VIX_E_HOST_(SERVER_NOT_FOUND|NETWORK_CONN_REFUSED)/) as string });
   });
 

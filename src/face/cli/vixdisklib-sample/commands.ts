@@ -127,8 +127,7 @@ async function clone({ connection, path, options, signal }: Running): Promise<vo
 
 async function check({ connection, path, options }: Running): Promise<void> {
   const repair = wholeNumber('-check', options.words[0]!.replace(/^true$/i, '1').replace(/^false$/i, '0'), 0, 1) === 1;
-  const { corruptions, leaks, repaired, findings } = await VixDiskLib_CheckRepair(connection, path, repair);
-  for (const finding of findings) out(`${finding}\n`);
+  const { corruptions, leaks, repaired } = await VixDiskLib_CheckRepair(connection, path, repair);
   out(`${corruptions} faults, ${leaks} leaks${repair ? `, ${repaired} repaired` : ''}\n`);
   if (corruptions > 0) throw new CliError(`The disk is damaged${repair ? '' : '; -check 1 repairs it'}`);
 }

@@ -1,5 +1,6 @@
 /** vmware-vdiskmanager: makes and keeps VMware's disks. */
 import { allowImplicitOpens } from '../../../block/gate.js';
+import { isVixError } from '../../vixdisklib/errors.js';
 import { DiskLib } from '../../vixdisklib/library.js';
 import { out } from '../output.js';
 import { explained, interruptible, percentLine, warnLine } from '../vix.js';
@@ -29,6 +30,10 @@ export async function main(argv: string[]): Promise<number> {
     return exitCode;
   } catch (error) {
     line.end();
+    if (json && isVixError(error)) {
+      out(`${JSON.stringify({ operation, disk, 'exit-code': 1, error: error.symbol, code: error.code, message: error.message })}\n`);
+      return 1;
+    }
     throw explained(error, `Failed to ${failing} ${operation === 'prepare' ? '' : 'disk '}'${operation === 'convert' || operation === 'rename' ? request.source : disk}'`);
   }
 }

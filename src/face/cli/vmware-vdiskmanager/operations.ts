@@ -36,7 +36,7 @@ export async function perform(library: DiskLib, request: DiskRequest, control: C
       await host.create(disk, { diskType, adapterType, capacity }, control);
       return { text: 'Virtual disk creation successful.', details: { sectors: capacity } };
     }
-    case 'convert': return convert(library, host, request, control);
+    case 'convert': return await convert(library, host, request, control);
     case 'expand':
       await host.grow(disk, request.capacity, true, control);
       return {
@@ -51,8 +51,8 @@ export async function perform(library: DiskLib, request: DiskRequest, control: C
       await (request.operation === 'shrink' ? opened.shrink(control) : opened.defragment(control));
       return { text: request.operation === 'shrink' ? 'Shrink completed successfully.' : 'Defragmentation completed successfully.' };
     }
-    case 'chain': return checkChain(host, disk, control.signal);
-    case 'repair': return repair(host, disk, control);
+    case 'chain': return await checkChain(host, disk, control.signal);
+    case 'repair': return await repair(host, disk, control);
     case 'deletable': {
       await using opened = await host.open(disk, { flags: OpenFlags.SINGLE_LINK });
       await opened.metadata.set('deletable', 'true');
@@ -98,5 +98,5 @@ async function repair(host: Connection, disk: string, control: LongOperation): P
   const { corruptions, leaks, repaired, findings } = await host.checkRepair(disk, true, control);
   const text = repaired > 0 ? `The virtual disk, '${disk}', was damaged and has been repaired.`
     : corruptions + leaks > 0 ? `The virtual disk, '${disk}', is damaged.` : `No errors were found on the virtual disk, '${disk}'.`;
-  return { text: [...findings, text].join('\n'), exitCode: corruptions > 0 ? 1 : 0, details: { corruptions, leaks, repaired, findings } };
+  return { text, exitCode: corruptions > 0 ? 1 : 0, details: { corruptions, leaks, repaired, findings } };
 }
