@@ -27,6 +27,12 @@ const fill: readonly Step[] = [
   { kind: 'zero', offset: 2 * grain, length: grain },
 ];
 const filled = new DiskModel(new Uint8Array(size)).apply(fill).bytes;
+const sevenZip = ['7zz', '7z'].find((program) => spawnSync(program).error === undefined);
+/** A base in one file: those 7-Zip reads. */
+const isAlone = (filename: string): boolean => {
+  const head = readFileSync(filename).subarray(0, 4096).toString('latin1');
+  return head.startsWith('KDMV') && head.includes('parentCID=ffffffff');
+};
 const root = mkdtempSync(join(tmpdir(), 'vdisk-life-'));
 
 describe.skipIf(!havePeers('qemu-img', 'vmdkinfo'))('the life of a vmdk', () => {
@@ -68,12 +74,18 @@ describe.skipIf(!havePeers('qemu-img', 'vmdkinfo'))('the life of a vmdk', () => 
     const raw = file('expected.raw');
     writeFileSync(raw, bytes);
     truncateSync(raw, length);
-    for (const program of peers) {
+    // of a vmfsSparse disk QEMU reads each sector by itself
+    const slow = existsSync(filename.replace('.vmdk', '-delta.vmdk'));
+    for (const program of slow ? peers.slice(-1) : peers) {
       expect(peer(program, 'compare', '-f', 'vmdk', '-F', 'raw', filename, raw)).toBe('Images are identical.\n');
       expect(peer(program, 'check', '-f', 'vmdk', filename)).toContain('No errors were found');
     }
     expect(peer('vmdkinfo', filename)).toContain(`(${length} bytes)`);
     rmSync(raw);
+    if (sevenZip === undefined || length > 1 << 27 || !isAlone(filename)) return;
+    const { status, stdout } = spawnSync(sevenZip, ['e', '-so', '-tvmdk', filename], { maxBuffer: 1 << 28 });
+    expect(status, sevenZip).toBe(0);
+    expect(stdout.length === length && stdout.subarray(0, bytes.length).equals(bytes) && stdout.subarray(bytes.length).every((byte) => byte === 0), sevenZip).toBe(true);
   }
 
   const grow = (filename: string, to: number, graph = newGraph()): Promise<void> => graph.openBackend(filename, { driver: 'vmdk' })
@@ -85,7 +97,6 @@ describe.skipIf(!havePeers('qemu-img', 'vmdkinfo'))('the life of a vmdk', () => 
   describe.each(kinds)('%s', (subformat) => {
     it('grows, by a little and by much, and what is added reads as zero', async () => {
       await make(file('disk.vmdk'), { subformat, ddb: { note: 'kept' } });
-      // QEMU looks for each sector of a vmfsSparse disk by itself
       const large = subformat.startsWith('two') ? 5 * 2 ** 30 : subformat === 'vmfsSparse' ? 12 << 20 : 100 << 20;
       for (const to of [size + 512, large]) {
         await grow(file('disk.vmdk'), to);
@@ -109,7 +120,7 @@ describe.skipIf(!havePeers('qemu-img', 'vmdkinfo'))('the life of a vmdk', () => 
     it('is renamed with all its files, to another folder, and removed', async () => {
       await make(file('disk.vmdk'), { subformat });
       await renameImage(newGraph(), file('disk.vmdk'), file('other name.vmdk'));
-      expectJudged(file('other name.vmdk'), filled);
+      expect(Buffer.compare(await read(file('other name.vmdk')), filled)).toBe(0);
       expect(readdirSync(place).filter((name) => !name.startsWith('other name'))).toEqual([]);
       mkdirSync(file('sub'));
       const before = readdirSync(place).length;

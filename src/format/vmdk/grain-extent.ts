@@ -44,6 +44,8 @@ export abstract class GrainExtent implements Extent {
   readonly dataStart: number;
   /** Part of the file read last. */
   #window: { readonly offset: number; readonly bytes: Uint8Array } | undefined;
+  /** What the former window was read into. */
+  #spare: Uint8Array | undefined;
   /** The grain decompressed last. */
   #last: { readonly host: number; readonly bytes: Uint8Array } | undefined;
   #nextHost = 0;
@@ -132,8 +134,8 @@ export abstract class GrainExtent implements Extent {
       const within = at % grainSize;
       const length = Math.min(grainSize - within, target.length - done);
       const host = yield* known(() => this.lookup(grain));
-      const bytes = yield* this.#grain(grain, host);
-      target.set(bytes.subarray(within, within + length), done);
+      if (length === grainSize && this.#last?.host !== host) yield* this.#unpack(grain, host, target.subarray(done, done + length));
+      else target.set((yield* this.#grain(grain, host)).subarray(within, within + length), done);
       done += length;
     }
   }
@@ -141,14 +143,18 @@ export abstract class GrainExtent implements Extent {
   *#grain(grain: number, host: number): Steps<Uint8Array> {
     if (this.#last?.host === host) return this.#last.bytes;
     const bytes = new Uint8Array(this.grainSize);
+    yield* this.#unpack(grain, host, bytes);
+    this.#last = { host, bytes };
+    return bytes;
+  }
+
+  *#unpack(grain: number, host: number, bytes: Uint8Array): Steps<void> {
     try {
       this.#decompress(yield* this.#packed(grain, host), bytes, Math.min(this.grainSize, this.size - grain * this.grainSize));
     } catch (error) {
       if (error instanceof BlockError) throw error;
       throw this.broken(grain, error);
     }
-    this.#last = { host, bytes };
-    return bytes;
   }
 
   /** The last grain of a disk may have been cut. */
@@ -161,6 +167,7 @@ export abstract class GrainExtent implements Extent {
     }
   }
 
+  /** Bytes that hold until the caller next waits. */
   *#packed(grain: number, host: number): Steps<Uint8Array> {
     if (!this.markers) return yield* this.#hostBytes(host, maxGrowth * this.grainSize, 1);
     const head = yield* this.#hostBytes(host, grainMarkerLength, grainMarkerLength);
@@ -171,7 +178,7 @@ export abstract class GrainExtent implements Extent {
     return yield* this.#hostBytes(host + grainMarkerLength, length, length);
   }
 
-  /** Bytes of the file: as many as wanted, or at least `least` where the file ends before. */
+  /** Bytes of the file: as many as wanted, or at least `least` where the file ends before. They hold until the caller next waits. */
   *#hostBytes(offset: number, wanted: number, least: number): Steps<Uint8Array> {
     const available = Math.min(wanted, this.file.size - offset);
     if (available < least) throw this.broken(Math.floor(offset / this.grainSize));
@@ -179,9 +186,11 @@ export abstract class GrainExtent implements Extent {
     if (window === undefined || offset < window.offset || offset + available > window.offset + window.bytes.length) {
       const sequential = offset === this.#nextHost || (window !== undefined && offset >= window.offset && offset <= window.offset + window.bytes.length + sectorSize);
       const length = Math.min(Math.max(available, sequential ? readAhead : this.grainSize + sectorSize), this.file.size - offset);
-      const bytes = new Uint8Array(length);
-      yield* wait(this.file.read(offset, bytes));
-      this.#window = window = { offset, bytes };
+      const memory = length === readAhead ? this.#spare ?? new Uint8Array(readAhead) : new Uint8Array(length);
+      this.#spare = undefined;
+      yield* wait(this.file.read(offset, memory));
+      if (this.#window?.bytes.length === readAhead) this.#spare = this.#window.bytes;
+      this.#window = window = { offset, bytes: memory };
     }
     this.#nextHost = offset + available;
     return window.bytes.subarray(offset - window.offset, offset - window.offset + available);
