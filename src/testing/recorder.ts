@@ -52,7 +52,7 @@ export class Recording {
 }
 
 /** Longest image a recorder keeps, in bytes; beyond it the medium is full. */
-const MAX_SIZE = 1 << 28;
+const MAX_SIZE = 1 << 26;
 
 const capabilities: Capabilities = Object.freeze({
   write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'any', growsOnWrite: true,
