@@ -68,7 +68,7 @@ export class FileNote {
 }
 
 /** Durable content for a new file, which is left open. */
-async function fill(graph: BlockGraph, { protocol, place }: ProtocolFiles, name: string, content: Uint8Array): Promise<BlockBackend> {
+export async function fill(graph: BlockGraph, { protocol, place }: ProtocolFiles, name: string, content: Uint8Array): Promise<BlockBackend> {
   const file = await graph.openBackend({ driver: protocol.name, filename: place(name) });
   file.allowWriteBeyondEnd = true;
   await file.write(0, content);

@@ -1,7 +1,7 @@
 /** The files that an image is made of: moving, removing, and what cut-off operations left of them. */
 import { BlockError, Errno } from '../block/errors.js';
 import type { RenamePlan } from '../block/facets.js';
-import { alreadyExists, FileNote, protocolFiles, type ProtocolFiles } from '../block/file-note.js';
+import { alreadyExists, FileNote, fill, protocolFiles, type ProtocolFiles } from '../block/file-note.js';
 import { placeOf, resolveReference } from '../block/filename.js';
 import type { BlockGraph } from '../block/graph.js';
 import { decodeNote, isNote, isTemporary, temporaryName, type OperationNote } from '../block/leftovers.js';
@@ -44,6 +44,44 @@ export async function renameImage(graph: BlockGraph, from: string, to: string, o
   await files.remove(from);
   for (const [name] of plan.moves) if (await existing(name)) await files.remove(name);
   await note.remove();
+}
+
+/**
+ * Gives an image the name of another, which is no more from that moment on, nor its further files. What the new image's files cannot
+ * be called meanwhile, because the old one's are, they are not called afterwards either.
+ * @throws BlockError PERMISSION_CONFLICT where somebody has one of them open
+ */
+export async function replaceImage(graph: BlockGraph, from: string, to: string, options: FileOperationOptions = {}): Promise<void> {
+  const files = protocolFiles(graph, from);
+  const { folders, place } = files;
+  const replaced = await filesOf(graph, to);
+  if (replaced === undefined) return renameImage(graph, from, to, options);
+  const plan = await planBeside(graph, from, to, options);
+  const others = [...replaced].filter((name) => place(name) !== place(to));
+  const note = await FileNote.write(graph, { image: to, added: plan.moves.map(([, name]) => name), removed: [from, ...plan.moves.map(([name]) => name), ...others] });
+  try {
+    for (const [name, newName] of plan.moves) await note.link(name, newName);
+    await folders.replace(place(to), async (temporary) => {
+      if (plan.content === undefined) return folders.link(place(from), temporary);
+      await files.create(temporary);
+      await (await fill(graph, files, temporary, plan.content)).close();
+    });
+  } catch (error) {
+    await note.undo();
+    throw error;
+  }
+  for (const name of [from, ...plan.moves.map(([each]) => each), ...others]) if (await folders.exists(place(name))) await files.remove(name);
+  await note.remove();
+}
+
+/** Like planRename(), with names that nobody has for all files but the image itself. */
+async function planBeside(graph: BlockGraph, from: string, to: string, options: FileOperationOptions): Promise<RenamePlan> {
+  const { folders, place } = protocolFiles(graph, from);
+  for (let number = 0;; number++) {
+    const plan = await planRename(graph, from, number === 0 ? to : to.replace(/(\.[^./]*)?$/, `-${number}$1`), options);
+    const taken = await Promise.all(plan.moves.map(([, name]) => folders.exists(place(name))));
+    if (!taken.includes(true)) return plan;
+  }
 }
 
 async function planRename(graph: BlockGraph, from: string, to: string, { driver }: FileOperationOptions): Promise<RenamePlan> {

@@ -1,5 +1,5 @@
 /** Making disks: empty ones, children, copies. */
-import { existsSync, lstatSync, readdirSync, statSync, unlinkSync } from 'node:fs';
+import { lstatSync, readdirSync, statSync, unlinkSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import type { BlockBackend } from '../../block/child.js';
 import { createImageFile } from '../../block/create.js';
@@ -7,7 +7,7 @@ import { Perm } from '../../block/driver.js';
 import type { BlockNode } from '../../block/node.js';
 import type { OptionValue } from '../../block/options.js';
 import { convertImages } from '../../image/convert.js';
-import { removeImage, renameImage, temporaryName } from '../../image/files.js';
+import { renameImage, replaceImage, temporaryName } from '../../image/files.js';
 import { measureImage } from '../../image/measure.js';
 import { AdapterType, DiskType, HWVersion, SECTOR_SIZE } from './constants.js';
 import type { LibraryContext } from './context.js';
@@ -148,8 +148,7 @@ async function making(context: LibraryContext, path: string, overwrite: boolean,
   try {
     removeUnfinished(temporary);
     await build(temporary);
-    if (overwrite && existsSync(path)) await removeImage(context.graph, path);
-    await renameImage(context.graph, temporary, path, { driver: 'vmdk' });
+    await (overwrite ? replaceImage : renameImage)(context.graph, temporary, path, { driver: 'vmdk' });
   } catch (error) {
     removeUnfinished(temporary);
     throw diskFailure(error, path);
