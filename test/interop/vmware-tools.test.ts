@@ -1,6 +1,6 @@
 /** vmware-vdiskmanager, vmware-mount and vixdisklib-sample from a shell, as in the vendor's guide; other programs judge what they made. */
 import { spawnSync } from 'node:child_process';
-import { constants, accessSync, existsSync, mkdirSync, openSync, closeSync, readdirSync, readFileSync, readSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { existsSync, mkdirSync, openSync, closeSync, readdirSync, readFileSync, readSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { randomFillSync } from 'node:crypto';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -255,14 +255,16 @@ describe.skipIf(!havePlainPeers)('vixdisklib-sample', () => {
 
 /** Whether this machine lets us show disks as files, and mount them. */
 function mayMount(): 'files' | 'partitions' | undefined {
-  try {
-    accessSync('/dev/fuse', constants.R_OK | constants.W_OK);
-  } catch {
-    console.warn('!!! There is no /dev/fuse for us: disks as files are NOT tested.');
+  const shell = (script: string): boolean => spawnSync('sh', ['-c', script], { env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } }).status === 0;
+  const root = process.getuid?.() === 0;
+  const files = shell('test -r /dev/fuse -a -w /dev/fuse') && shell(root
+    ? 'd=$(mktemp -d) && mount -t tmpfs none "$d" && umount "$d"; s=$?; rmdir "$d"; exit $s' : 'command -v fusermount3 || command -v fusermount');
+  if (!files) {
+    console.warn('!!! There is no FUSE for us: disks as files are NOT tested.');
     return undefined;
   }
   if (!havePeers('nbdfuse', 'mkfs.ext4')) return undefined;
-  if (process.getuid?.() === 0 && spawnSync('losetup', ['-f'], { env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } }).status === 0) return 'partitions';
+  if (root && shell('losetup -f')) return 'partitions';
   console.warn('!!! No loop devices for us: mounting partitions is NOT tested.');
   return 'files';
 }

@@ -77,7 +77,7 @@ export async function endAll(disk: OpenDisk, force: boolean): Promise<void> {
 
 /** Closes a disk that nobody uses any more: when this returns, everything is written. */
 async function close({ disk, server, addressOnly }: OpenDisk, force = false): Promise<void> {
-  if (isMounted(innerView(disk))) unmount(innerView(disk), force);
+  await hide(disk, force);
   const patience = performance.now() + (addressOnly || force ? 0 : 10_000);
   const end = performance.now() + 60_000;
   for (let asked = false; isRunning(server); await sleep(10)) {
@@ -88,6 +88,17 @@ async function close({ disk, server, addressOnly }: OpenDisk, force = false): Pr
     }
   }
   forget(disk);
+}
+
+/** Undoes showInside(). The loop device of a partition may let go of the file a moment after it was unmounted. */
+async function hide(disk: string, force: boolean): Promise<void> {
+  for (const end = performance.now() + 2000; isMounted(innerView(disk)); await sleep(20)) {
+    try {
+      unmount(innerView(disk), force);
+    } catch (error) {
+      if (performance.now() > end) throw error;
+    }
+  }
 }
 
 /** Removes what a server that was killed left behind. */
