@@ -25,7 +25,8 @@ export interface RebaseControl {
 
 /** Copies into the overlay what would change when its backing file does. The reference itself stays as it is. */
 export async function copyDifferences(overlay: BlockBackend, control: RebaseControl): Promise<void> {
-  const { newBacking, alignment, progress, signal } = control;
+  const { newBacking, progress, signal } = control;
+  const alignment = Math.min(control.alignment, chunkBytes);
   const total = overlay.size;
   const turns = new Turns();
   const pieces = Math.ceil(total / chunkBytes);
@@ -45,7 +46,7 @@ export async function copyDifferences(overlay: BlockBackend, control: RebaseCont
     const [before, after] = [oldBytes.subarray(0, end - start), newBytes.subarray(0, end - start)];
     await overlay.read(start, before);
     await readOrZero(newBacking, start, after);
-    await writeDifferences(overlay, start, before, after, control);
+    await writeDifferences(overlay, start, before, after, { ...control, alignment });
     progress?.(++compared, pieces);
     offset = end;
   }

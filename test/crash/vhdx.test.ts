@@ -1,6 +1,11 @@
 /** Power cuts on VHDX: what was flushed is there, and qemu-img finds the table sound once it has replayed the log. */
 import { describe, expect, it } from 'vitest';
+import { BlockGraph } from '../../src/block/graph.js';
+import { DriverRegistry } from '../../src/block/registry.js';
 import { vhdx } from '../../src/format/vhdx/index.js';
+import { crashStates } from '../../src/testing/power-cut.js';
+import { seededRandom } from '../../src/testing/random.js';
+import { Recording, recorderDriver } from '../../src/testing/recorder.js';
 import { explore, makeParent, type RunCommand } from './explore.js';
 import { testSeed } from '../support/seed.js';
 
@@ -36,4 +41,43 @@ describe('VHDX after a power cut', () => {
       }
     }, 3_600_000);
   }
+});
+
+describe('VHDX whose parent changes', () => {
+  it('has the old one or the new one after a power cut, and its own blocks', async () => {
+    const parent = await makeParent(vhdx, size);
+    const recording = new Recording();
+    const graph = (disk: Recording): BlockGraph => new BlockGraph({ drivers: new DriverRegistry([vhdx, recorderDriver(disk), ...parent.parent.drivers]) });
+    const spec = { driver: 'vhdx', file: { driver: 'recorder' } };
+    const target = await graph(recording).openBackend(spec.file);
+    const none = (): Promise<never> => Promise.reject(new Error('not needed'));
+    await vhdx.create!(target, { size, block_size: MiB, backing_file: 'old' }, {
+      filename: 'child', createFile: none, openBacking: () => parent.parent.open(new Uint8Array(), []), openTarget: none, object: () => undefined, warn: () => undefined,
+    });
+    await target.close();
+    const written = new Uint8Array(70_000 - (70_000 % 512)).fill(7);
+    const withParent = { ...spec, backing: parent.openOptions.backing };
+    const child = await graph(recording).openBackend(withParent);
+    await child.write(MiB - 512, written);
+    await child.close();
+    recording.reset();
+    recording.random = seededRandom(testSeed);
+    const image = await graph(recording).openBackend(withParent);
+    await image.node.facet('backing')!.change('new', 'vhdx');
+    const renamed = recording.time;
+    await image.node.facet('backing')!.change(undefined, undefined);
+    const cuts = crashStates(recording, seededRandom(testSeed + 4));
+    for (let taken = 0; taken < total; taken++) {
+      const state = cuts.next().value;
+      const found = await graph(new Recording(state.image)).openBackend(spec, { noBacking: true, readOnly: true });
+      const name = found.node.facet('backing')?.filename;
+      expect(['old', 'new', undefined], state.description).toContain(name);
+      if (state.time >= renamed) expect(name, state.description).not.toBe('old');
+      if (state.time >= recording.time) expect(name, state.description).toBeUndefined();
+      const bytes = new Uint8Array(written.length);
+      await found.read(MiB - 512, bytes);
+      expect(Buffer.compare(bytes, written), state.description).toBe(0);
+      await found.close();
+    }
+  }, 600_000);
 });

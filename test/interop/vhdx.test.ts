@@ -2,7 +2,7 @@
  * VHDX both ways: what we write is checked, compared and read by qemu-img 7.2 and 10, 7-Zip and libvhdi; what they write reads and
  * checks the same with us. Every layout runs the same steps, and a plain byte array says what must come out.
  */
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/block/create.js';
@@ -200,6 +200,25 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', sevenZip, 'vhdimount', 'fuserm
     const model = modelOf([{ kind: 'write', offset: 0, length: size, seed: 10 }], steps);
     expectSame(await weRead(image), model);
     expectSame(libvhdiReads(image), model);
+  });
+
+  it('a child gets a parent that moved, another one, and none', async () => {
+    const [parent, moved, other, image] = [newName(), newName(), newName(), newName()];
+    await create(parent, 'block_size=1M');
+    await change(parent, first);
+    await create(other, 'block_size=2M');
+    await change(other, [first[0]!]);
+    await create(image, `block_size=1M,backing_file=${parent},backing_fmt=vhdx`);
+    await change(image, second);
+    const model = modelOf(first, second);
+    renameSync(parent, moved);
+    const rebase = (...parameters: string[]): string => folder.succeed(folder.tool('vdisk'), ['rebase', '-q', '-f', 'vhdx', ...parameters, image]);
+    rebase('-u', '-b', moved, '-F', 'vhdx');
+    expectSame(await weRead(image), model);
+    rebase('-b', other, '-F', 'vhdx');
+    expectSame(await weRead(image), model);
+    rebase('-b', '');
+    expectSound(image, model);
   });
 
   it('a parent that was written to after its child was made is refused; commit leaves both in order', async () => {

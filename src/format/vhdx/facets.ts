@@ -1,21 +1,34 @@
 /** What a VHDX layer can do beyond requests. */
 import type { Facets } from '../../block/facets.js';
 import { systemError, Errno } from '../../block/errors.js';
+import { changeParent } from './backing.js';
 import { checkVhdx } from './check.js';
 import { emptyVhdx } from './empty.js';
+import { writeGuid } from './guid.js';
 import type { VhdxImage } from './image.js';
 import { parentPath } from './parent.js';
+import type { SectorBitmaps } from './sector-bitmaps.js';
 
 /** `parentGuid` tells the identity of the parent's content, where it is known. */
-export function vhdxFacets(image: VhdxImage, parentGuid: () => string | undefined): Partial<Facets> {
+export function vhdxFacets(image: VhdxImage, bitmaps: SectorBitmaps, parentGuid: () => string | undefined): Partial<Facets> {
   const { parent } = image.parameters;
   return {
     check: { check: (options) => checkVhdx(image, options) },
     formatInfo: { specific: () => undefined, clusterSize: image.geometry.blockSize, dirty: image.pending !== undefined },
+    identity: {
+      get id() {
+        const id = new Uint8Array(16);
+        writeGuid(id, 0, image.header.dataWriteGuid);
+        return id;
+      },
+    },
     ...(parent !== undefined && {
       backing: {
         filename: parentPath(parent), format: 'vhdx',
-        change: () => Promise.reject(systemError(Errno.ENOTSUP)),
+        change: (filename, format, identity) => {
+          if (filename !== undefined && format !== 'vhdx') return Promise.reject(systemError(Errno.EINVAL));
+          return changeParent(image, bitmaps, filename === undefined ? undefined : { filename, identity });
+        },
       },
       makeEmpty: { makeEmpty: () => emptyVhdx(image, parentGuid()) },
     }),

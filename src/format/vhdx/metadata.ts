@@ -149,6 +149,41 @@ export function serialiseLocator(entries: ReadonlyMap<string, string>): Uint8Arr
   return bytes;
 }
 
+/**
+ * Puts another parent locator, or none, into the region's first bytes. The other items stay where they are.
+ * @returns the parts of `bytes` that changed, together at most the table and one item
+ * @throws BlockError NO_SPACE
+ */
+export function withLocator(bytes: Uint8Array, entries: ReadonlyMap<string, string> | undefined): { readonly offset: number; readonly bytes: Uint8Array }[] {
+  const view = viewOf(bytes);
+  const items = Array.from({ length: view.getUint16(10, true) }, (_, index) => {
+    const entry = bytes.slice(32 + 32 * index, 64 + 32 * index);
+    return { guid: readGuid(entry, 0), at: viewOf(entry).getUint32(16, true), length: viewOf(entry).getUint32(20, true), entry };
+  });
+  const others = items.filter(({ guid }) => guid !== Item.PARENT_LOCATOR).sort((a, b) => a.at - b.at);
+  const parametersAt = others.find(({ guid }) => guid === Item.PARAMETERS)!.at;
+  const flags = view.getUint32(parametersAt + 4, true);
+  view.setUint32(parametersAt + 4, entries === undefined ? flags & ~2 : flags | 2, true);
+  const changed = [{ offset: parametersAt, length: 8 }, { offset: 0, length: 32 + 32 * (others.length + 1) }];
+  const table = others.map(({ entry }) => entry);
+  if (entries !== undefined) {
+    const locator = serialiseLocator(entries);
+    let place = metadataTableSize;
+    for (const { at, length } of others) if (place + locator.length > at) place = Math.max(place, Math.ceil((at + length) / 8) * 8);
+    if (place + locator.length > bytes.length) throw new BlockError('NO_SPACE', 'The VHDX metadata region has no room for the parent locator', { errno: Errno.ENOSPC });
+    bytes.set(locator, place);
+    changed.push({ offset: place, length: locator.length });
+    const entry = new Uint8Array(32);
+    writeGuid(entry, 0, Item.PARENT_LOCATOR);
+    [place, locator.length, Flag.REQUIRED].forEach((value, index) => { viewOf(entry).setUint32(16 + 4 * index, value, true); });
+    table.push(entry);
+  }
+  view.setUint16(10, table.length, true);
+  bytes.fill(0, 32, 32 + 32 * items.length);
+  table.forEach((entry, index) => { bytes.set(entry, 32 + 32 * index); });
+  return changed.map(({ offset, length }) => ({ offset, bytes: bytes.slice(offset, offset + length) }));
+}
+
 /** Table and items of a new image, in whole pages. */
 export function serialiseMetadata(disk: DiskParameters): Uint8Array {
   const number = (length: 4 | 8, value: number): Uint8Array => {

@@ -31,13 +31,13 @@ const defaultLabel = 'QEMU VVFAT';
 const filenamePrefix = 'fat:';
 const fatClusterBytes = 4096;
 
-/** `fat:[12:|16:|32:][floppy:][rw:]DIR`, the words in any order. */
+/** `fat:[12:|16:|32:][floppy:][rw:]DIR`, the words in any order; the peer passes over others, too, so that DIR has no colon. */
 function parseFilename(filename: string): Record<string, unknown> {
   const rest = filename.startsWith(filenamePrefix) ? filename.slice(filenamePrefix.length) : filename;
-  const words = /^(?:(?:12|16|32|floppy|rw|\d+):)*/.exec(rest)![0];
-  const given = words.split(':');
+  const given = rest.split(':');
+  const dir = given.pop()!;
   const width = given.find((word) => /^(12|16|32)$/.test(word));
-  return { 'fat-type': Number(width ?? 0), dir: rest.slice(words.length), floppy: given.includes('floppy'), rw: given.includes('rw') };
+  return { 'fat-type': Number(width ?? 0), dir, floppy: given.includes('floppy'), rw: given.includes('rw') };
 }
 
 function checkedType(value: number | undefined): FatType | undefined {
