@@ -155,6 +155,8 @@ export function canonicalPath(filename: string): string {
 /** The same error with `prefix: ` before its message. */
 export function prefixed(prefix: string, error: unknown): unknown {
   if (!(error instanceof BlockError)) return error;
-  return new BlockError(error.code, `${prefix}: ${error.message}`, error.context, error);
+  // the peers say it twice where the file itself cannot be opened
+  const said = programName() === 'vdisk' && error.message.startsWith(`${prefix}: `);
+  return new BlockError(error.code, said ? error.message : `${prefix}: ${error.message}`, error.context, error);
 }
 

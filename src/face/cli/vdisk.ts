@@ -19,6 +19,9 @@ Also: amend bench bitmap commit compare dd measure rebase resize snapshot.
   --json                 the result on standard output as one JSON document
   --progress json        a line {"progress": percent} on standard error as the work goes on
 
+Formats, for -f and -O:
+  raw qcow2 qcow qed vdi vpc (VHD) vhdx vmdk parallels luks; to read: bochs cloop dmg, and a folder as fat:DIRECTORY
+
 Serve:
   vdisk serve [DIRECTORY]                        a directory of images over NBD (read-only; --writable)
   vdisk nbd [options] IMAGE                      one image over NBD
