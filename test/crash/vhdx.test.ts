@@ -52,7 +52,7 @@ describe('VHDX whose parent changes', () => {
     const target = await graph(recording).openBackend(spec.file);
     const none = (): Promise<never> => Promise.reject(new Error('not needed'));
     await vhdx.create!(target, { size, block_size: MiB, backing_file: 'old' }, {
-      filename: 'child', createFile: none, openBacking: () => parent.parent.open(new Uint8Array(), []), openTarget: none, object: () => undefined, warn: () => undefined,
+      filename: 'child', createFile: none, openBacking: () => parent.parent.open('old', 'vhdx'), openTarget: none, object: () => undefined, warn: () => undefined,
     });
     await target.close();
     const written = new Uint8Array(70_000 - (70_000 % 512)).fill(7);
