@@ -141,7 +141,7 @@ describe.skipIf(native() === undefined || !hasPeer)('locks against a real QEMU',
 
   it('its exclusive writer keeps us out, and is named', async () => {
     peer = spawn(qemuIo, ['-c', 'open -o driver=blkdebug,image.driver=file,image.filename=' + path + ',take-child-perms.0=write,unshare-child-perms.0=write,unshare-child-perms.1=resize', '-c', 'sleep 20000'], { stdio: 'ignore' });
-    for (let tries = 0; !lockedBytes().includes(201) && tries < 500; tries++) await new Promise((resolve) => { setTimeout(resolve, 10); });
+    for (let tries = 0; !lockedBytes().includes(201) && tries < 3000; tries++) await new Promise((resolve) => { setTimeout(resolve, 10); });
     const error = await refusal(open());
     expect(error.message).toBe('Failed to get "write" lock');
     expect(error.context.holder).toBe(`process ${peer.pid} (qemu-io)`);
