@@ -3,7 +3,7 @@ import type { BlockChild } from '../../block/child.js';
 import type { MeasureResult } from '../../block/driver.js';
 import { chainStatus } from '../../block/status.js';
 import { planDisk, splitSectors, type OptionValues } from './create.js';
-import { sectorSize, sparseLayout, streamHeader } from './header.js';
+import { cowdTableEntries, encodeCowd, sectorSize, sparseLayout, streamHeader } from './header.js';
 
 /** Compressed grains are counted as if nothing could be saved. @throws BlockError INVALID_ARGUMENT with the peer's texts */
 export async function measureVmdk(source: BlockChild | undefined, options: OptionValues & { readonly size?: number }): Promise<MeasureResult> {
@@ -11,7 +11,7 @@ export async function measureVmdk(source: BlockChild | undefined, options: Optio
   const plan = planDisk(size, options);
   const whole = plan.sectors * sectorSize;
   if (plan.flat) return { required: whole + sectorSize, fullyAllocated: whole + sectorSize };
-  const grain = 128 * sectorSize;
+  const grain = plan.subformat === 'vmfsSparse' ? sectorSize : 128 * sectorSize;
   const allocated = source === undefined ? 0 : options['backing_file'] === undefined ? await allocatedGrains(source, grain) : Math.ceil(size / grain);
   const full = Math.ceil(size / grain);
   if (plan.subformat === 'streamOptimized') {
@@ -21,6 +21,14 @@ export async function measureVmdk(source: BlockChild | undefined, options: Optio
     // marker, zlib's frame and the padding make a sector at most
     const variable = (grains: number): number => grains * (grain + sectorSize) + Math.min(tables, grains) * 5 * sectorSize;
     return { required: fixed + variable(allocated), fullyAllocated: fixed + variable(full) };
+  }
+  if (plan.subformat === 'vmfsSparse') {
+    const tableBytes = cowdTableEntries * 4;
+    const tables = Math.ceil(full / cowdTableEntries);
+    const fixed = sectorSize + encodeCowd(plan.sectors, false).length;
+    return {
+      required: fixed + Math.min(tables, allocated) * tableBytes + allocated * grain, fullyAllocated: fixed + tables * tableBytes + full * grain,
+    };
   }
   let metadata = 0;
   if (!plan.split) metadata = sparseLayout(plan.sectors, plan).overhead * sectorSize;
