@@ -9,6 +9,7 @@ import type { BlockChild } from './child.js';
 import { Req, unlimited, type BlockLimits, type LayerExtent, type OpenContext } from './driver.js';
 import { BlockError, Errno, systemError } from './errors.js';
 import type { EntryTables } from './entry-tables.js';
+import type { Facets } from './facets.js';
 import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } from './mapped-format.js';
 
 /** What an entry says where it is not a host offset. */
@@ -39,6 +40,7 @@ export abstract class AppendingFormat extends MappedFormat {
   protected abstract readonly entries: EntryCodec;
   /** Entries can say that a cluster reads as zero. */
   protected abstract readonly storesZero: boolean;
+  protected abstract readonly facets: Partial<Facets>;
   /** Where the next cluster goes: the end of all that is used. */
   protected end = 0;
   /** New places begin at multiples of this many bytes. */
@@ -59,6 +61,10 @@ export abstract class AppendingFormat extends MappedFormat {
     this.clusterSize = clusterSize;
     this.limits = { ...unlimited, requestAlignment, writeZeroesAlignment: clusterSize, discardAlignment: clusterSize };
     this.readOnly = context.readOnly;
+  }
+
+  override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
+    return this.facets[name];
   }
 
   protected override debug(event: string): Promise<void> | undefined {

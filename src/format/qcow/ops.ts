@@ -22,7 +22,7 @@ export class QcowOps extends AppendingFormat {
   protected readonly tables: TwoLevelTables;
   protected readonly entries = clusterEntries;
   protected readonly storesZero = false;
-  readonly #facets: Partial<Facets>;
+  protected readonly facets: Partial<Facets>;
   readonly #cipher: DataCipher | undefined;
   #header: QcowHeader;
   #directory: TablePlace;
@@ -50,7 +50,7 @@ export class QcowOps extends AppendingFormat {
       reserve: (bytes) => this.reserve(bytes),
       giveBack: (offset, bytes) => this.giveBack(offset, bytes),
     }, (event) => this.debug(event));
-    this.#facets = {
+    this.facets = {
       backing: this.#backing(),
       formatInfo: { specific: () => undefined, clusterSize: this.clusterSize, encrypted: header.crypt !== Crypt.NONE },
       makeEmpty: { makeEmpty: () => this.#makeEmpty() },
@@ -209,10 +209,6 @@ export class QcowOps extends AppendingFormat {
     }
     await this.file.flush();
     return offset;
-  }
-
-  override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
-    return this.#facets[name];
   }
 }
 

@@ -20,7 +20,7 @@ export class QedOps extends AppendingFormat {
   protected readonly tables: TwoLevelTables;
   protected readonly entries = clusterEntries;
   protected readonly storesZero = true;
-  readonly #facets: Partial<Facets>;
+  protected readonly facets: Partial<Facets>;
   #header: QedHeader;
   #idle: ReturnType<typeof setTimeout> | undefined;
 
@@ -43,7 +43,7 @@ export class QedOps extends AppendingFormat {
       reserve: (bytes) => this.reserve(bytes),
       giveBack: (offset, bytes) => this.giveBack(offset, bytes),
     }, (event) => this.debug(event));
-    this.#facets = {
+    this.facets = {
       check: { check: (options) => this.#check(options) },
       backing: this.#backing(),
       formatInfo: { specific: () => undefined, clusterSize },
@@ -162,10 +162,6 @@ export class QedOps extends AppendingFormat {
     yield* wait(this.file.write(0, serialiseHeader(header)));
     yield* wait(this.file.flush());
     this.#header = header;
-  }
-
-  override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
-    return this.#facets[name];
   }
 
   override drainBegin(): MaybePromise<void> {

@@ -18,7 +18,7 @@ export class VdiOps extends AppendingFormat {
   /** Without a parent what is not there reads as zero anyway. */
   protected readonly storesZero: boolean;
   #header: VdiHeader;
-  readonly #facets: Partial<Facets>;
+  protected readonly facets: Partial<Facets>;
   /** Allocated blocks as the header on disk has them. */
   #recorded: number;
 
@@ -32,7 +32,7 @@ export class VdiOps extends AppendingFormat {
     this.entries = blockEntries(header);
     this.tables = this.#tableOf(header);
     this.end = dataOffset + used * strideOf(header);
-    this.#facets = {
+    this.facets = {
       identity: { id: uuid },
       formatInfo: { specific: () => undefined, clusterSize: blockSize },
       check: {
@@ -115,10 +115,6 @@ export class VdiOps extends AppendingFormat {
     // what lies behind the old end of its last block need not be zeroes
     const blockEnd = Math.ceil(from / this.clusterSize) * this.clusterSize;
     await this.zeroRange(from, zeroNew ? size : Math.min(size, blockEnd));
-  }
-
-  override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {
-    return this.#facets[name];
   }
 }
 
