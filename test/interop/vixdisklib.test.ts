@@ -1,7 +1,7 @@
 /** VixDiskLib, function by function, on files; what it makes is judged by qemu-img, 7-Zip and libvmdk. */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { VixError} from '../../src/face/vixdisklib/index.js';
@@ -315,6 +315,9 @@ describe('Clone', () => {
     expect(await failure(host.clone(path(), host, path()))).toBe('VIX_E_FILE_NOT_FOUND');
     const mine = new Error('mine');
     await expect(host.clone(path(), host, file, { onProgress: () => { throw mine; } })).rejects.toBe(mine);
+    const twice = path();
+    const results = await Promise.all([failure(host.clone(twice, host, file)), failure(host.clone(twice, host, file))]);
+    expect(results.sort()).toEqual(['VIX_E_OBJECT_IS_BUSY', 'no error']);
     await using busy = await host.open(target);
     expect(await failure(host.clone(target, host, file, { overwrite: true }))).toBe('VIX_E_FILE_ALREADY_LOCKED');
     expect(busy.isOpen).toBe(true);
@@ -329,6 +332,7 @@ describe('Clone', () => {
       const taken = statSync(target).size + (type === DiskType.MONOLITHIC_FLAT ? statSync(target.replace('.vmdk', '-flat.vmdk')).size : 0);
       expect(Math.abs(await disk.spaceNeededForClone(type) - taken), String(type)).toBeLessThanOrEqual(64 * 1024);
     }
+    for (const [name, type] of allTypes) expect(await disk.spaceNeededForClone(type), name).toBeGreaterThan(0);
     expect(await disk.spaceNeededForClone()).toBe(await disk.spaceNeededForClone(DiskType.MONOLITHIC_SPARSE));
   });
 });
@@ -522,6 +526,19 @@ describe('by the names of C', () => {
   });
 });
 
+describe('the log file of the configuration', () => {
+  it('takes what no function does', async () => {
+    const [config, log] = [path('conf'), path('log')];
+    writeFileSync(config, `log.fileName=${log}\nwhat.is.this=1\n`);
+    await using logging = await DiskLib.init({ configFile: config });
+    expect(readFileSync(log, 'utf8')).toMatch(/^\S+ warn vixDiskLib: The setting 'what.is.this' is not known/);
+    writeFileSync(config, `log.fileName=${folder}/nowhere/log\nwhat.is.this=1\n`);
+    expect(await failure(DiskLib.init({ configFile: config }))).toBe('VIX_E_FILE_NOT_FOUND');
+    expect(await failure(DiskLib.init({ configFile: path() }))).toBe('VIX_E_FILE_NOT_FOUND');
+    expect(logging.transportModes).toBe('file:san:hotadd:nbdssl:nbd');
+  });
+});
+
 describe('Cleanup', () => {
   it('removes what a killed run left', async () => {
     const place = join(folder, 'killed');
@@ -530,5 +547,21 @@ describe('Cleanup', () => {
     writeFileSync(left, 'unfinished');
     expect(await lib.cleanup([place])).toEqual({ removed: [left], remaining: [] });
     expect(readdirSync(place)).toEqual([]);
+    // found again by the note of a process that is no more
+    writeFileSync(left, 'unfinished');
+    const config = path('conf');
+    const notes = join(folder, `vdisk-vixdisklib-${userInfo().uid}`);
+    writeFileSync(config, `tmpDirectory=${folder}`);
+    mkdirSync(notes, { mode: 0o700, recursive: true });
+    const { pid: gone } = spawnSync('true');
+    writeFileSync(join(notes, `${'0'.repeat(32)}-${gone}`), place);
+    await using noted = await DiskLib.init({ configFile: config });
+    expect(await noted.cleanup()).toEqual({ removed: [left], remaining: [] });
+    expect(readdirSync(notes)).toEqual([]);
+    // not while its process runs
+    writeFileSync(left, 'unfinished');
+    writeFileSync(join(notes, `${'0'.repeat(32)}-${process.ppid}`), place);
+    expect(await noted.cleanup()).toEqual({ removed: [], remaining: [] });
+    rmSync(place, { recursive: true });
   });
 });

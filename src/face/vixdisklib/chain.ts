@@ -7,13 +7,14 @@ import { dirname } from 'node:path';
 import type { LibraryContext } from './context.js';
 import { VixError } from './errors.js';
 import { parentHint } from './making.js';
+import { driverOf } from './opening.js';
 import { controlled, type LongOperation } from './progress.js';
 
 /** @returns whether the disk is of a kind that can be rewritten */
 export async function compactOpen({ graph, journal }: LibraryContext, path: string, dropZeroes: boolean, control: LongOperation): Promise<boolean> {
   const end = journal.begin(dirname(path), path);
   try {
-    const { rewritten } = await controlled(control, ({ signal, progress }) => compactImage(graph, path, { driver: 'vmdk', dropZeroes, signal, progress }));
+    const { rewritten } = await controlled(control, ({ signal, progress }) => compactImage(graph, path, { ...driverOf(path), dropZeroes, signal, progress }));
     return rewritten;
   } finally {
     end?.();
@@ -28,8 +29,8 @@ export function checkAttachable(parent: BlockNode, child: BlockNode): void {
 }
 
 /** @param open opens the child alone, for writing */
-export async function attachChild(parent: BlockNode, parentPath: string, childPath: string, open: (flags: number) => Promise<BlockBackend>): Promise<void> {
-  const child = await open(0);
+export async function attachChild(parent: BlockNode, parentPath: string, childPath: string, open: () => Promise<BlockBackend>): Promise<void> {
+  const child = await open();
   try {
     await attachImage(parent, child.node, parentHint(parentPath, childPath));
   } finally {

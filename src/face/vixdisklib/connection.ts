@@ -13,7 +13,7 @@ import { Disk } from './disk.js';
 import { transferFailure, VixError } from './errors.js';
 import { links } from './info.js';
 import { cloneDisk, copyOnto, createDisk, localPath, type CloneParams, type CreateParams } from './making.js';
-import { diskFailure, fileSpec, formatOfName, isReadOnly, openLocal, openRemote } from './opening.js';
+import { diskFailure, driverOf, fileSpec, formatOfName, isReadOnly, openLocal, openRemote } from './opening.js';
 import { controlled, type LongOperation } from './progress.js';
 import { toBytes, type Sectors } from './sectors.js';
 
@@ -269,9 +269,4 @@ export class Connection {
       return undefined;
     }
   }
-}
-
-function driverOf(path: string): { readonly driver?: string } {
-  const driver = formatOfName(path);
-  return driver === undefined ? {} : { driver };
 }

@@ -31,18 +31,18 @@ export interface DiskInit {
  */
 export class Disk {
   readonly path: string;
-  readonly flags: number;
   /** The way to it: 'file', 'nbd' or 'nbdssl'. VixDiskLib_GetTransportMode, since VDDK 5.0. */
   readonly transportMode: TransportMode;
   readonly metadata: DiskMetadata;
   readonly #init: DiskInit;
   #backend: BlockBackend | undefined;
+  #flags: number;
 
   constructor(init: DiskInit) {
     this.#init = init;
     this.#backend = init.backend;
     this.path = init.path;
-    this.flags = init.flags;
+    this.#flags = init.flags;
     this.transportMode = init.transportMode;
     this.metadata = new DiskMetadata(() => this.backend.node, this.path);
   }
@@ -51,6 +51,11 @@ export class Disk {
   get backend(): BlockBackend {
     if (this.#backend === undefined) throw new VixError('VIX_E_INVALID_HANDLE', 'the disk is closed', { path: this.path });
     return this.#backend;
+  }
+
+  /** {@link OpenFlags} it is open with. */
+  get flags(): number {
+    return this.#flags;
   }
 
   get isOpen(): boolean {
@@ -153,7 +158,8 @@ export class Disk {
 
   /**
    * Gives the space of zeroed blocks of a sparse disk back to the host. VixDiskLib_Shrink, since VDDK 1.0.
-   * @throws VixError VIX_E_FILE_READ_ONLY, VIX_E_DISK_CANTSHRINK where nothing can be given back (flat and stream-optimized disks)
+   * @throws VixError VIX_E_FILE_READ_ONLY, VIX_E_DISK_CANTSHRINK for flat disks, VIX_E_DISK_NOTSUPPORTED for
+   * stream-optimized ones
    */
   async shrink(control: LongOperation = {}): Promise<void> {
     const rewritten = await this.#offline((path) => compactOpen(this.#init.context, path, true, control));
@@ -182,7 +188,9 @@ export class Disk {
     this.#refuseRemote();
     await this.isAttachPossible(child);
     const parent = this.backend;
-    await child.#offline((path, reopen) => attachChild(parent.node, this.path, path, reopen), child.flags & ~OpenFlags.SINGLE_LINK, OpenFlags.SINGLE_LINK, () => this.close());
+    await child.#offline(
+      (path, reopen) => attachChild(parent.node, this.path, path, () => reopen(OpenFlags.SINGLE_LINK)), child.flags & ~OpenFlags.SINGLE_LINK, () => this.close(),
+    );
   }
 
   /** Bytes [start, end) of the disk as a stream, read as they are taken. */
@@ -227,22 +235,33 @@ export class Disk {
 
   /** Runs an operation that needs the disk closed, and opens it again whatever comes of it. */
   async #offline<T>(
-    work: (path: string, reopen: (flags: number) => Promise<BlockBackend>) => Promise<T>, flagsAfter = this.flags, flagsDuring = 0, before?: () => Promise<void>,
+    work: (path: string, reopen: (flags: number) => Promise<BlockBackend>) => Promise<T>, flagsAfter = this.flags, before?: () => Promise<void>,
   ): Promise<T> {
     this.#refuseRemote();
     if (this.readOnly) throw new VixError('VIX_E_FILE_READ_ONLY', 'it was opened with READ_ONLY', { path: this.path });
     const { backend } = this;
     await this.drain();
     this.#backend = undefined;
+    let result: T;
     try {
       await this.#guarded(() => backend.close());
-      return await this.#guarded(() => work(this.path, () => this.#init.reopen(flagsDuring)));
-    } finally {
-      await before?.();
-      this.#backend = await this.#init.reopen(flagsAfter).catch((error: unknown) => {
-        this.#init.closed(this);
-        throw this.#failure(error);
-      });
+      result = await this.#guarded(() => work(this.path, this.#init.reopen));
+    } catch (error) {
+      await this.#reopen(this.flags).catch(() => undefined);
+      throw error;
+    }
+    await before?.();
+    await this.#reopen(flagsAfter);
+    return result;
+  }
+
+  async #reopen(flags: number): Promise<void> {
+    try {
+      this.#backend = await this.#init.reopen(flags);
+      this.#flags = flags;
+    } catch (error) {
+      this.#init.closed(this);
+      throw this.#failure(error);
     }
   }
 

@@ -5,8 +5,8 @@ import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 
 /**
- * A folder of this user's alone with a note for each folder in which something is being made. The notes name folders only: what is
- * removed there is what its own name says is unfinished.
+ * A folder of this user's alone with a note for each folder in which a process is making something. The notes name folders only: what
+ * is removed there is what its own name says is unfinished. Operations go on without notes where they cannot be made.
  */
 export class Journal {
   readonly #place: string;
@@ -35,23 +35,40 @@ export class Journal {
     };
   }
 
-  /** Folders that are noted, but for those in use here. */
+  /** Folders that processes noted which are no more, and no others. */
   folders(): string[] {
-    if (!this.#isOurs()) return [];
-    return readdirSync(this.#place).map((name) => readFileSync(join(this.#place, name), 'utf8')).filter((folder) => !this.#users.has(folder));
+    const [dead, alive] = [new Set<string>(), new Set<string>()];
+    for (const note of this.#notes()) (isRunning(note.process) ? alive : dead).add(note.folder);
+    return [...dead].filter((folder) => !alive.has(folder));
   }
 
   /** Nothing is left there. */
   forget(folder: string): void {
-    if (!this.#users.has(folder)) rmSync(this.#note(folder), { force: true });
+    for (const note of this.#notes()) if (note.folder === folder && !isRunning(note.process)) rmSync(note.path, { force: true });
   }
 
   #note(folder: string): string {
-    return join(this.#place, createHash('sha256').update(folder).digest('hex').slice(0, 32));
+    return join(this.#place, `${createHash('sha256').update(folder).digest('hex').slice(0, 32)}-${process.pid}`);
+  }
+
+  #notes(): { readonly path: string; readonly folder: string; readonly process: number }[] {
+    if (!this.#isOurs()) return [];
+    return readdirSync(this.#place).filter((name) => /^[0-9a-f]{32}-\d+$/.test(name)).flatMap((name) => {
+      const path = join(this.#place, name);
+      try {
+        return [{ path, folder: readFileSync(path, 'utf8'), process: Number(name.slice(33)) }];
+      } catch {
+        return [];
+      }
+    });
   }
 
   #prepare(): boolean {
-    mkdirSync(this.#place, { recursive: true, mode: 0o700 });
+    try {
+      mkdirSync(this.#place, { recursive: true, mode: 0o700 });
+    } catch {
+      return false;
+    }
     return this.#isOurs();
   }
 
@@ -60,5 +77,14 @@ export class Journal {
     const found = lstatSync(this.#place, { throwIfNoEntry: false });
     const { uid } = userInfo();
     return found?.isDirectory() === true && (uid === -1 || (found.uid === uid && (found.mode & 0o022) === 0));
+  }
+}
+
+function isRunning(id: number): boolean {
+  try {
+    process.kill(id, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }

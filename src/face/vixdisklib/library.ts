@@ -9,9 +9,9 @@ import { Connection } from './connection.js';
 import { ConnectParameters, type ConnectParams } from './connect-params.js';
 import { TRANSPORT_MODES } from './constants.js';
 import type { LibraryContext } from './context.js';
-import { VixError } from './errors.js';
+import { guarded, VixError } from './errors.js';
 import { Journal } from './journal.js';
-import { Logger, type LogFunctions } from './logging.js';
+import { Logger, withLogFile, type LogFunctions } from './logging.js';
 import type { ResolveParent } from './opening.js';
 import { chainPolicy } from './policy.js';
 import { credentialsObject, parseTransportModes, usableModes } from './transports.js';
@@ -75,9 +75,13 @@ export class DiskLib {
    * @throws VixError VIX_E_FILE_NOT_FOUND and VIX_E_INVALID_ARG for the configuration file
    */
   static async init(options: DiskLibOptions = {}): Promise<DiskLib> {
-    const logger = new Logger(options);
-    const configuration = options.configFile === undefined ? new Map<string, string>() : await readConfiguration(options.configFile, (message) => logger.warn(message));
-    return new DiskLib(options, configuration, logger);
+    const warnings: string[] = [];
+    const configuration = options.configFile === undefined ? new Map<string, string>() : await readConfiguration(options.configFile, (message) => warnings.push(message));
+    return guarded(configuration.get('log.fileName'), () => {
+      const logger = new Logger(withLogFile(options, configuration.get('log.fileName')));
+      for (const message of warnings) logger.warn(message);
+      return new DiskLib(options, configuration, logger);
+    });
   }
 
   /** All that VixDiskLib knows, in the order they are tried. VixDiskLib_ListTransportModes, since VDDK 5.0. */

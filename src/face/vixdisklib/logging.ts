@@ -1,4 +1,5 @@
 /** Where messages go. */
+import { appendFileSync } from 'node:fs';
 
 export type LogLevel = 'log' | 'warn' | 'panic';
 /** Takes one line without its end. `component` says who speaks: 'vixDiskLib', 'transport'. */
@@ -9,6 +10,13 @@ export interface LogFunctions {
   readonly warn?: LogFunction | undefined;
   /** What cannot go on. It must not end the process. */
   readonly panic?: LogFunction | undefined;
+}
+
+/** Functions that add lines to a file, for those that were not given. */
+export function withLogFile(functions: LogFunctions, path: string | undefined): LogFunctions {
+  if (path === undefined) return functions;
+  const write: LogFunction = (message, { level, component }) => appendFileSync(path, `${new Date().toISOString()} ${level} ${component}: ${message}\n`, { mode: 0o600 });
+  return { log: functions.log ?? write, warn: functions.warn ?? write, panic: functions.panic ?? write };
 }
 
 export class Logger {

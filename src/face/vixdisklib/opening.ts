@@ -32,6 +32,11 @@ export function formatOfName(path: string): string | undefined {
   return /\.vmdk$/i.test(path) ? 'vmdk' : undefined;
 }
 
+export function driverOf(path: string): { readonly driver?: string } {
+  const driver = formatOfName(path);
+  return driver === undefined ? {} : { driver };
+}
+
 /** How a file of this host is named to the graph: no prefix in it means anything. */
 export function fileSpec(path: string, format = formatOfName(path)): Record<string, unknown> {
   return { ...(format !== undefined && { driver: format }), file: { driver: 'file', filename: path } };
