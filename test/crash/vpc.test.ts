@@ -1,6 +1,11 @@
 /** Power cuts on VHD: what was flushed is there, and the copy of the footer in front always leads to sound tables. */
 import { describe, expect, it } from 'vitest';
+import { BlockGraph } from '../../src/block/graph.js';
+import { DriverRegistry } from '../../src/block/registry.js';
 import { vpc } from '../../src/format/vpc/index.js';
+import { crashStates } from '../../src/testing/power-cut.js';
+import { seededRandom } from '../../src/testing/random.js';
+import { Recording, recorderDriver } from '../../src/testing/recorder.js';
 import { explore, makeParent, type RunCommand } from './explore.js';
 import { testSeed } from '../support/seed.js';
 
@@ -36,4 +41,41 @@ describe('VHD after a power cut', () => {
       }
     }, 3_600_000);
   }
+});
+
+describe('VHD that loses its parent', () => {
+  it('is a child or a dynamic disk after a power cut, with the same content', async () => {
+    const parent = await makeParent(vpc, size, { force_size: true });
+    const recording = new Recording();
+    const graph = (disk: Recording): BlockGraph => new BlockGraph({ drivers: new DriverRegistry([vpc, recorderDriver(disk), ...parent.parent.drivers]) });
+    const file = { driver: 'recorder' };
+    const target = await graph(recording).openBackend(file);
+    const none = (): Promise<never> => Promise.reject(new Error('not needed'));
+    await vpc.create!(target, { size, force_size: true, block_size: 32_768, backing_file: 'parent' }, {
+      filename: 'child', createFile: none, openBacking: parent.parent.open, openTarget: none, object: () => undefined, warn: () => undefined,
+    });
+    await target.close();
+    const spec = { driver: 'vpc', file, backing: parent.openOptions.backing };
+    // What the parent shows is never zero: without it, zeroes are what remains of the written block.
+    const written = new Uint8Array(32_768);
+    written.fill(7, 512, 5120);
+    const child = await graph(recording).openBackend(spec);
+    await child.write(32_768, written);
+    await child.close();
+    recording.reset();
+    recording.random = seededRandom(testSeed);
+    const image = await graph(recording).openBackend(spec);
+    await image.node.facet('backing')!.change(undefined, undefined);
+    await image.close();
+    const cuts = crashStates(recording, seededRandom(testSeed + 4));
+    for (let taken = 0; taken < 60; taken++) {
+      const state = cuts.next().value;
+      const found = await graph(new Recording(state.image)).openBackend({ driver: 'vpc', file }, { noBacking: true, readOnly: true });
+      if (state.time >= recording.time) expect(found.node.facet('backing'), state.description).toBeUndefined();
+      const bytes = new Uint8Array(written.length);
+      await found.read(32_768, bytes);
+      expect(Buffer.compare(bytes, written), state.description).toBe(0);
+      await found.close();
+    }
+  }, 600_000);
 });

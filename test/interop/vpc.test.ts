@@ -169,6 +169,19 @@ describe.skipIf(!usable)('vpc', () => {
       }
     });
 
+    it('a child that loses its parent is a dynamic disk to everybody', async () => {
+      const hash = (await makeChain('alone', 512))[2]!;
+      const child = folder.file('alone2.vhd');
+      folder.succeed(folder.tool('vdisk'), ['rebase', '-q', '-f', 'vpc', '-b', '', child]);
+      folder.succeed('rm', [folder.file('alone0.vhd'), folder.file('alone1.vhd')]);
+      expect(sha256(await contentOf(child))).toBe(hash);
+      for (const [name, tools] of Object.entries(peers)) {
+        folder.succeed(`${tools}/qemu-img`, ['convert', '-f', 'vpc', '-O', 'raw', child, 'alone.raw']);
+        expect(sha256(readFileSync(folder.file('alone.raw'))), name).toBe(hash);
+      }
+      expect(folder.run(folder.tool('vdisk'), ['check', '-f', 'vpc', child])).toMatchObject({ status: 0 });
+    });
+
     it('a child without its parent is refused, and by the gate too', async () => {
       const [parent, child] = [folder.file('lone-parent.vhd'), folder.file('lone-child.vhd')];
       await create(parent, {});

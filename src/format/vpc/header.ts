@@ -140,6 +140,15 @@ export function changedFooter(from: Uint8Array, { creator, currentSize, geometry
   return parseFooter(bytes);
 }
 
+/** A footer of another type; everything else stays. */
+export function typedFooter(from: Uint8Array, type: number): Footer {
+  const bytes = from.slice();
+  const view = viewOf(bytes);
+  view.setUint32(60, type);
+  view.setUint32(footerChecksumAt, checksum(bytes, footerChecksumAt));
+  return parseFooter(bytes);
+}
+
 /** @throws BlockError with the peer's text */
 export function parseDynamicHeader(bytes: Uint8Array): DynamicHeader {
   if (!isDynamicHeader(bytes)) throw corrupt('Invalid header magic');

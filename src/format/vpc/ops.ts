@@ -7,7 +7,7 @@ import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } f
 import type { MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { fullBitmap, getBit, runLength, setBits } from './bitmap.js';
-import { changeParent } from './backing.js';
+import { changeParent, dropParent } from './backing.js';
 import { checkSparse } from './check.js';
 import { sectorSize } from './geometry.js';
 import { DiskType } from './header.js';
@@ -122,9 +122,8 @@ export class SparseOps extends MappedFormat {
       filename: name,
       format: name === undefined ? undefined : 'vpc',
       change: async (filename, format, identity) => {
-        // Without a parent, what its child leaves out has no meaning to others than us.
-        if (filename === undefined || format !== 'vpc') throw systemError(Errno.ENOTSUP);
-        await image.exclusive(() => run(changeParent(image, filename, identity)));
+        if (filename !== undefined && format !== 'vpc') throw systemError(Errno.ENOTSUP);
+        await image.exclusive(() => run(filename === undefined ? dropParent(image) : changeParent(image, filename, identity)));
       },
     };
   }
