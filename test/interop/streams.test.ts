@@ -61,6 +61,13 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io'))('streams', () => {
     expect(shell('head -c 512 /dev/zero | "$V" convert -f qcow2 -O raw - never.raw').stderr).toBe('vdisk: Could not open standard input: Image is not in qcow2 format\n');
   });
 
+  it('are not alone in saying that standard output is full', () => {
+    const full = { status: 1, stderr: 'vdisk: error while writing to standard output: No space left on device\n' };
+    expect(shell('"$V" convert -O raw source.qcow2 - > /dev/full')).toMatchObject(full);
+    expect(shell('"$V" info --json source.qcow2 > /dev/full')).toMatchObject(full);
+    expect(shell('"$V" info --json source.qcow2 >&-')).toMatchObject({ status: 0, stderr: '' });
+  });
+
   it('are files of that name to the peers', () => {
     writeFileSync(folder.file('tiny.raw'), 'x'.repeat(512));
     folder.succeed(folder.tool('qemu-img'), ['convert', '-f', 'raw', '-O', 'raw', 'tiny.raw', '-']);

@@ -5,7 +5,7 @@
  * standard error is written at once. Scripts that merge both see the order they know from the peers.
  */
 import { fstatSync, lstatSync, unlinkSync, writeSync } from 'node:fs';
-import { BlockError } from '../../block/errors.js';
+import { BlockError, strerror } from '../../block/errors.js';
 
 const bufferLimit = 16_384;
 
@@ -16,6 +16,8 @@ const state = {
   cleanups: [] as (() => void)[],
   terminal: undefined as boolean | undefined,
   captured: undefined as string | undefined,
+  /** Why standard output could not be written. */
+  lost: undefined as string | undefined,
 };
 
 /** The name that error lines start with; ours is also that of the peer whose manners the tool has. */
@@ -141,7 +143,9 @@ export function removeOnInterrupt(filename: string): () => void {
 /** Flushes what is left and ends the process. Open handles (workers, sockets, timers) do not keep it alive. */
 export function exit(code: number): never {
   flushOut();
-  process.exit(code);
+  if (state.lost === undefined || state.program !== 'vdisk') process.exit(code); // the peers don't look
+  reportError(`error while writing to standard output: ${state.lost}`);
+  process.exit(code === 0 ? 1 : code);
 }
 
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -161,10 +165,13 @@ function writeAll(fd: number, bytes: Uint8Array): void {
     try {
       done += writeSync(fd, bytes, done);
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
+      const { code, errno = 0 } = error as NodeJS.ErrnoException;
       if (code === 'EAGAIN') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2);
       else if (code === 'EPIPE') brokenPipe();
-      else return;
+      else {
+        if (fd === 1 && code !== 'EBADF') state.lost = strerror(-errno);
+        return;
+      }
     }
   }
 }
