@@ -202,6 +202,19 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', sevenZip, 'vhdimount', 'fuserm
     expectSame(libvhdiReads(image), model);
   });
 
+  it.each(['', 'subformat=fixed,block_size=2M'])('shrinks and grows again: %s', async (options) => {
+    const image = newName();
+    await create(image, options);
+    await change(image, first);
+    const resize = (to: number): string => folder.succeed(folder.tool('vdisk'), ['resize', '-q', '-f', 'vhdx', '--shrink', image, String(to)]);
+    const shorter = 3 * MiB + 4096;
+    resize(shorter);
+    expectSound(image, modelOf(first).resize(shorter));
+    resize(size);
+    await change(image, second);
+    expectSound(image, modelOf(first).resize(shorter).resize(size).apply(second));
+  });
+
   it('a child gets a parent that moved, another one, and none', async () => {
     const [parent, moved, other, image] = [newName(), newName(), newName(), newName()];
     await create(parent, 'block_size=1M');

@@ -13,7 +13,7 @@ export const vhdx: BlockDriver = {
   createOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   supportsBacking: true,
-  beyondPeer: ['measure', 'resize', 'log-overlay', 'thorough-check'],
+  beyondPeer: ['measure', 'rebase', 'resize', 'log-overlay', 'thorough-check'],
   probe: probeVhdx,
   open: openVhdx,
   create: createVhdx,

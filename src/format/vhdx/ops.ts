@@ -16,7 +16,7 @@ import { SectorBitmaps } from './sector-bitmaps.js';
 import { payloadIndex, placeOf, State, stateOf } from './tables.js';
 
 const writable: Capabilities = Object.freeze({
-  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'grow', growsOnWrite: false,
+  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: true, resize: 'any', growsOnWrite: false,
 });
 const readOnly: Capabilities = Object.freeze({ ...writable, write: false, discard: false, resize: 'none' });
 

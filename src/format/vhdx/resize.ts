@@ -1,4 +1,4 @@
-/** Growing a disk. */
+/** Growing and shrinking a disk. */
 import type { ResizeOptions } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
@@ -20,6 +20,7 @@ export async function resizeVhdx(ops: VhdxOps, size: number, { preallocation, ze
   if (rounded > maxVirtualSize) throw new BlockError('INVALID_ARGUMENT', 'Image size too large; max of 64TB', { errno: Errno.EINVAL });
   if (rounded === old) return;
   await image.beforeChange();
+  if (rounded < old) return shrink(image, rounded);
   await image.exclusive(() => run(prepareTable(image, rounded)));
   image.setSize(rounded);
   try {
@@ -30,6 +31,32 @@ export async function resizeVhdx(ops: VhdxOps, size: number, { preallocation, ze
     image.setSize(old);
     throw error;
   }
+}
+
+/** The size comes first: whatever is cut off, no block within it is lost. */
+async function shrink(image: VhdxImage, size: number): Promise<void> {
+  const old = image.size;
+  image.setSize(size);
+  try {
+    await image.exclusive(() => run(storeSize(image, size)));
+  } catch (error) {
+    image.setSize(old);
+    throw error;
+  }
+  await image.exclusive(() => run(dropBlocks(image, old, size)));
+}
+
+function* dropBlocks(image: VhdxImage, old: number, size: number): Steps<void> {
+  const { geometry, geometry: { blockSize } } = image;
+  for (let block = Math.ceil(size / blockSize); block * blockSize < old; block++) {
+    const index = payloadIndex(geometry, block);
+    const entry = yield* image.loadEntry(index);
+    if (entry === State.NOT_PRESENT) continue;
+    yield* image.setEntry(index, State.NOT_PRESENT);
+    if (stateOf(entry) >= State.FULLY_PRESENT) image.release(placeOf(entry), blockSize);
+    if (image.pages.crowded) yield* image.writeBack();
+  }
+  yield* image.writeBack();
 }
 
 /** Makes room in the table for a disk of that size; what it held for later sizes is forgotten. */

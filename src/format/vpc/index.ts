@@ -14,7 +14,7 @@ export const vpc: BlockDriver<VpcOpenOptions> = {
   createOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   supportsBacking: true,
-  beyondPeer: ['check', 'measure', 'resize'],
+  beyondPeer: ['check', 'measure', 'rebase', 'resize'],
   probe: probeVpc,
   open: openVpc,
   create: createVpc,
