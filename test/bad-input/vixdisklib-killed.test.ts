@@ -113,11 +113,12 @@ describe.each(Object.entries(operations))('%s', (name, operation) => {
       const left = readdirSync(work).sort();
       const mayBe = [readdirSync(kept).sort(), filesAfter];
       expect(mayBe.some((files) => JSON.stringify(files) === JSON.stringify(left)), `${said}: ${left.join(' ')}`).toBe(true);
-      for (const [each, content] of await contents()) expect(found.get(each)?.equals(content), `${said}, after Cleanup: ${each}`).toBe(true);
+      const clean = await contents();
+      for (const [each, content] of clean) expect(found.get(each)?.equals(content), `${said}, after Cleanup: ${each}`).toBe(true);
       if (havePeers('qemu-img')) {
-        for (const each of found.keys()) {
-          const { status, stdout } = spawnSync('qemu-img', ['check', '-f', 'vmdk', join(work, each)], { encoding: 'utf8' });
-          expect(status, `${said}: ${each}: ${stdout}`).toBe(0);
+        for (const each of clean.keys()) {
+          const { status, stdout, stderr } = spawnSync('qemu-img', ['check', '-f', 'vmdk', join(work, each)], { encoding: 'utf8' });
+          expect(status, `${said}: ${each}: ${stdout}${stderr}`).toBe(0);
         }
       }
     }
