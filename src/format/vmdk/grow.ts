@@ -4,7 +4,7 @@ import type { NewFile, OpenContext, ResizeOptions } from '../../block/driver.js'
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { layOut, maxSparseSectors, splitSectors } from './create.js';
-import { noParent, type Descriptor, type ExtentLine } from './descriptor.js';
+import type { Descriptor, ExtentLine } from './descriptor.js';
 import { FlatExtent, type Extent } from './extent.js';
 import { sectorSize, sparseLayout } from './header.js';
 import { hostedExtent } from './hosted.js';
@@ -18,16 +18,16 @@ const maxIdeCylinders = 16_383;
 /**
  * The last extent grows first, which is to be seen at once where the descriptor lies in it; extents that follow belong to the disk when
  * the descriptor names them. Until this is done the disk has its former size, or that of the grown extent, or the new one.
- * @throws BlockError NOT_SUPPORTED for disks that cannot grow
+ * @throws BlockError NOT_SUPPORTED where the room cannot be allocated as wanted
  */
 export function* growDisk(image: VmdkImage, context: OpenContext<object>, size: number, options: ResizeOptions): Steps<void> {
   if (size === image.size) return;
   const { descriptor } = image;
-  if (descriptor.parentCid !== noParent || descriptor.parentHint !== undefined) throw cannotGrow('A disk that stands on another one has its size');
   if (size % sectorSize !== 0) throw new BlockError('INVALID_ARGUMENT', `The new size must be a multiple of ${sectorSize}`, { errno: Errno.EINVAL });
-  const last = image.extents.at(-1);
-  if (last === undefined) throw cannotGrow('A disk without extents cannot grow');
-  if (options.preallocation !== 'off' && last.grainSize !== undefined) throw cannotGrow(`Unsupported preallocation mode '${options.preallocation}'`);
+  const last = image.extents.at(-1)!;
+  if (options.preallocation !== 'off' && last.grainSize !== undefined) {
+    throw new BlockError('NOT_SUPPORTED', `Unsupported preallocation mode '${options.preallocation}'`, { op: 'resize', errno: Errno.ENOTSUP });
+  }
   const unit = isSplit(descriptor) ? Math.max(image.extents.length > 1 ? image.extents[0]!.size : splitSectors * sectorSize, last.size) : Infinity;
   const start = image.starts.at(-1)!;
   if (unit === Infinity && last.grainSize !== undefined && size > maxSparseSectors * sectorSize) throw systemError(Errno.EFBIG, { op: 'resize' });
@@ -102,8 +102,4 @@ function geometry({ database }: Descriptor, size: number): ReadonlyMap<string, s
     if (track > 0 && database.has(cylinders)) changed.set(cylinders, String(Math.min(limit, Math.floor(size / sectorSize / track))));
   }
   return changed;
-}
-
-function cannotGrow(message: string): BlockError {
-  return new BlockError('NOT_SUPPORTED', message, { op: 'resize', errno: Errno.ENOTSUP });
 }

@@ -2,7 +2,7 @@
 import type { BlockChild } from '../../block/child.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import { wait, type Steps } from '../../util/steps.js';
-import { decodeText, formatCid, newCid, parseDescriptor, withCid, type Descriptor } from './descriptor.js';
+import { decodeText, formatCid, newCid, noParent, parseDescriptor, withCid, type Descriptor } from './descriptor.js';
 import { editDescriptor, type DescriptorEdit } from './descriptor-text.js';
 import type { Extent } from './extent.js';
 import { sectorSize, type SparseHeader } from './header.js';
@@ -70,6 +70,11 @@ export class VmdkImage {
       else high = middle - 1;
     }
     return low;
+  }
+
+  /** It stands on another disk, whose size it has. */
+  get isChild(): boolean {
+    return this.descriptor.parentCid !== noParent || this.descriptor.parentHint !== undefined;
   }
 
   /** The descriptor lies in an extent's file. */

@@ -20,6 +20,8 @@ export class VmdkOps extends MappedFormat {
   readonly #mutex = new Mutex();
   #readOnly: boolean;
   readonly #refusal: BlockError | undefined;
+  /** Streams are of a piece. */
+  readonly #growable: boolean;
   /** This writer has announced itself. */
   #begun = false;
 
@@ -32,6 +34,7 @@ export class VmdkOps extends MappedFormat {
     this.clusterSize = image.lockUnit;
     this.#readOnly = context.readOnly;
     this.#refusal = refusal;
+    this.#growable = image.extents.length > 0 && !image.extents.some(({ compressed }) => compressed);
     const grains = image.extents.flatMap(({ grainSize }) => grainSize ?? []);
     this.limits = grains.length === 0 ? unlimited : { ...unlimited, writeZeroesAlignment: Math.max(...grains) };
     this.#facets = vmdkFacets(image, (change) => this.#mutex.run(change));
@@ -42,7 +45,7 @@ export class VmdkOps extends MappedFormat {
   }
 
   get capabilities(): Capabilities {
-    return this.#readOnly ? readOnly : writable;
+    return this.#readOnly ? readOnly : this.#growable && !this.image.isChild ? growing : fixed;
   }
 
   protected map(offset: number, length: number): LayerExtent | AskAgain {
@@ -194,7 +197,8 @@ export class VmdkOps extends MappedFormat {
   }
 }
 
-const writable: Capabilities = Object.freeze({
+const growing: Capabilities = Object.freeze({
   write: true, writeFlags: Req.COMPRESSED, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'grow', growsOnWrite: false,
 });
-const readOnly: Capabilities = Object.freeze({ ...writable, write: false });
+const fixed: Capabilities = Object.freeze({ ...growing, resize: 'none' });
+const readOnly: Capabilities = Object.freeze({ ...growing, write: false });

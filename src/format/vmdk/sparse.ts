@@ -171,7 +171,6 @@ export class SparseExtent extends GrainExtent {
   }
 
   *grow(size: number): Steps<void> {
-    if (this.compressed) throw new BlockError('NOT_SUPPORTED', 'A compressed disk cannot grow', { op: 'resize', errno: Errno.ENOTSUP });
     yield* wait(this.#mutex.run(() => run(this.#grow(size))));
   }
 

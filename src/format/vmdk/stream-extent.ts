@@ -146,7 +146,7 @@ export class StreamExtent extends GrainExtent {
   *begin(): Steps<void> {}
 
   grow(): never {
-    throw new BlockError('NOT_SUPPORTED', 'A streamOptimized disk cannot grow', { op: 'resize', errno: Errno.ENOTSUP });
+    throw new Error('a stream does not grow');
   }
 
   /** What has been written is durable. Tables and footer follow when the image is closed: until then the grains' markers tell what is there. */
