@@ -21,7 +21,7 @@ export class Journal {
   begin(folder: string, target: string): (() => void) | undefined {
     if (this.#targets.has(target)) return undefined;
     const note = this.#note(folder);
-    if (this.#prepare()) writeFileSync(note, folder, { mode: 0o600 });
+    this.#write(note, folder);
     this.#targets.add(target);
     this.#users.set(folder, (this.#users.get(folder) ?? 0) + 1);
     return () => {
@@ -63,13 +63,13 @@ export class Journal {
     });
   }
 
-  #prepare(): boolean {
+  #write(note: string, folder: string): void {
     try {
       mkdirSync(this.#place, { recursive: true, mode: 0o700 });
+      if (this.#isOurs()) writeFileSync(note, folder, { mode: 0o600 });
     } catch {
-      return false;
+      // a full or read-only disk is no reason not to do what was asked
     }
-    return this.#isOurs();
   }
 
   /** A folder that somebody else made in the same place is not believed. */
