@@ -25,6 +25,8 @@ export interface CreateField {
   readonly help: string;
   /** Default as help shows it and create applies it. */
   readonly default?: string | number | boolean;
+  /** For the name of a format: what is said of one that nobody knows, where it differs. */
+  readonly refusal?: (format: string) => string;
   /** QEMU has no such option: under its tools' names it is neither shown nor taken. */
   readonly beyondPeer?: boolean;
   /** Values that QEMU does not know: under its tools' names they are refused. */
@@ -55,7 +57,7 @@ export function coerceOption(name: string, field: OptionField, value: unknown): 
       throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects a number`);
     case 'enum':
       if (typeof value === 'string' && field.values?.includes(value)) return value;
-      throw new BlockError('INVALID_ARGUMENT', `Invalid parameter '${String(value)}'`);
+      throw new BlockError('INVALID_ARGUMENT', `invalid parameter value: ${String(value)}`);
     case 'string':
       if (typeof value === 'string') return value;
       if (typeof value === 'number' || typeof value === 'boolean') return String(value);

@@ -82,7 +82,7 @@ export async function createImage(graph: BlockGraph, request: CreateImageRequest
   const { size, ...rest } = options;
   if (typeof size !== 'number') throw invalid('Image creation needs a size parameter');
   request.announce?.(effectiveOptions(fields, options));
-  checkBackingFormat(graph, options);
+  checkBackingFormat(graph, options, fields['backing_fmt']);
   try {
     await createImageFile(graph, { filename, format: request.format, size, options: rest, ...(request.signal && { signal: request.signal }) });
   } catch (error) {
@@ -120,10 +120,10 @@ async function checkBacking(graph: BlockGraph, request: CreateImageRequest, back
   }
 }
 
-function checkBackingFormat(graph: BlockGraph, { backing_file: backing, backing_fmt: format }: CreateOptions): void {
+function checkBackingFormat(graph: BlockGraph, { backing_file: backing, backing_fmt: format }: CreateOptions, field: CreateField | undefined): void {
   if (typeof format !== 'string') return;
+  if (!graph.drivers.get(format)) throw invalid(field?.refusal?.(format) ?? `Parameter 'backing-fmt' does not accept value '${format}'`);
   if (typeof backing !== 'string') throw invalid('Backing format cannot be used without backing file');
-  if (!graph.drivers.get(format)) throw invalid(`Parameter 'backing-fmt' does not accept value '${format}'`);
 }
 
 function invalid(message: string, hint?: string): BlockError {

@@ -4,7 +4,7 @@ import { secretContent } from '../../platform/secrets.js';
 import { loadTlsCredentials } from '../../platform/tls-credentials.js';
 import type { UserObject, UserObjects } from '../../block/objects.js';
 import { parseQJson, QJsonError, type QValue } from '../../util/qjson.js';
-import { CliError } from './output.js';
+import { CliError, programName } from './output.js';
 
 const credentials = ['dir', 'endpoint', 'priority', 'verify-peer'];
 /** Types with their properties; undefined: not looked at. */
@@ -13,6 +13,8 @@ const known: Readonly<Record<string, readonly string[] | undefined>> = {
   'tls-creds-anon': credentials, 'tls-creds-psk': [...credentials, 'username'], 'tls-creds-x509': [...credentials, 'passwordid', 'sanity-check'],
   'authz-list': undefined, 'authz-list-file': undefined, 'authz-pam': undefined, 'authz-simple': undefined, iothread: undefined, 'throttle-group': undefined,
 };
+/** Known to the emulator, but not to its tools. */
+const beyondTools: ReadonlySet<string> = new Set(['iothread', 'authz-pam']);
 const objects = new Map<string, UserObject>();
 
 /** Objects of this process by id. */
@@ -24,7 +26,11 @@ export function addObject(text: string): UserObject {
   if (typeof type !== 'string') throw new CliError("Parameter 'qom-type' is missing");
   if (!Object.hasOwn(known, type)) throw new CliError(`Parameter 'qom-type' does not accept value '${type}'`);
   if (typeof id !== 'string') throw new CliError("Parameter 'id' is missing");
+  if (!/^[A-Za-z][\w.-]*$/.test(id)) {
+    throw new CliError("Parameter 'id' expects an identifier", { hint: "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter." });
+  }
   if (objects.has(id)) throw new CliError(`attempt to add duplicate property '${id}' to object (type 'container')`);
+  if (beyondTools.has(type) && programName() !== 'vdisk') throw new CliError(`invalid object type: ${type}`);
   const surplus = Object.keys(properties).find((name) => known[type]?.includes(name) === false);
   if (surplus !== undefined) throw new CliError(`Parameter '${surplus}' is unexpected`);
   const object = { type, id, properties };

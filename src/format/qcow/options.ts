@@ -15,7 +15,7 @@ export const openOptions: OptionSchema<QcowOpenOptions> = {
 export const createOptions: CreateSchema = {
   'size': { type: 'size', help: 'Virtual disk size' },
   'backing_file': { type: 'string', help: 'File name of a base image' },
-  'backing_fmt': { type: 'string', help: 'Format of the backing image' },
+  'backing_fmt': { type: 'string', help: 'Format of the backing image', refusal: (format) => `unrecognized backing format '${format}'` },
   'encryption': { type: 'boolean', help: "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)" },
   'encrypt.format': { type: 'string', help: "Encrypt the image, format choices: 'aes'" },
   'encrypt.key-secret': { type: 'string', help: 'ID of the secret that provides the AES encryption key' },

@@ -64,8 +64,9 @@ async function measure(format: string, optionText: string, content: BlockBackend
   try {
     values = measureOptions(graph, format, optionText);
   } catch (error) {
-    if (!(error instanceof BlockError) || !error.message.startsWith('Invalid parameter')) throw error;
-    throw new CliError(error.message, { continuation: `Invalid options for file format '${format}'`, cause: error });
+    if (!(error instanceof BlockError) || error.code !== 'INVALID_ARGUMENT' || error.message.startsWith('Unknown file format')) throw error;
+    const { hint } = error.context;
+    throw new CliError(error.message, { ...(typeof hint === 'string' && { hint }), continuation: `Invalid options for file format '${format}'`, cause: error });
   }
   return measureImage(graph, format, values, content);
 }

@@ -53,7 +53,7 @@ export function outputFormat(value: string): 'human' | 'json' {
 /** Several -o add up to one list. @throws CliError where one can't be joined */
 export function joinOptionLists(lists: readonly string[]): string | undefined {
   for (const list of lists) {
-    if (list.startsWith(',') || /(^|[^,])(,,)*,$/.test(list)) throw new CliError(`Invalid option list: ${list}`);
+    if (list === '' || list.startsWith(',') || /(^|[^,])(,,)*,$/.test(list)) throw new CliError(`Invalid option list: ${list}`);
   }
   return lists.length === 0 ? undefined : lists.join(',');
 }

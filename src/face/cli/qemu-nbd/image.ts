@@ -7,6 +7,7 @@ import type { BlockBackend } from '../../../block/child.js';
 import { createImageFile } from '../../../block/create.js';
 import { BlockError } from '../../../block/errors.js';
 import type { OpenSpec } from '../../../block/graph.js';
+import type { SnapshotReference } from '../../../image/snapshot-source.js';
 import { imageSpec, prefixed, sharedGraph } from '../open.js';
 import { CliError } from '../output.js';
 import type { NbdToolOptions } from './options.js';
@@ -71,18 +72,12 @@ async function temporaryOverlay(filename: string, options: NbdToolOptions): Prom
   }
 }
 
-async function loadSnapshot(node: BlockBackend['node'], parameter: string): Promise<void> {
-  const fields = new Map(parameter.startsWith('snapshot.') ? parameter.split(',').map((part) => {
-    const at = part.indexOf('=');
-    return [part.slice(0, at), part.slice(at + 1)] as const;
-  }) : []);
+async function loadSnapshot(node: BlockBackend['node'], wanted: SnapshotReference | string): Promise<void> {
   const facet = node.facet('snapshots');
-  const id = fields.get('snapshot.id');
-  const name = fields.get('snapshot.name');
   const list = facet?.list() ?? [];
-  const found = fields.size > 0
-    ? list.find((each) => (id === undefined || each.id === id) && (name === undefined || each.name === name))
-    : list.find((each) => each.id === parameter) ?? list.find((each) => each.name === parameter);
+  const found = typeof wanted === 'string'
+    ? list.find((each) => each.id === wanted) ?? list.find((each) => each.name === wanted)
+    : list.find(({ id, name }) => (wanted.id ?? id) === id && (wanted.name ?? name) === name);
   if (facet === undefined || found === undefined) throw new CliError("Failed to load snapshot: Can't find snapshot");
   await facet.load(found.id);
 }

@@ -18,6 +18,8 @@ describe('qemu-nbd options', () => {
     [['-e', '-1', 'a'], "Invalid shared device number '-1'"],
     [['-o', '20M', 'a'], "Invalid offset '20M'"],
     [['-p', 'x', 'a'], 'address resolution failed for 0.0.0.0:x: Servname not supported for ai_socktype'],
+    [['-p', '70000', 'a'], "Invalid port '70000'"],
+    [['-l', 'snapshot.foo=1', 'a'], "Invalid parameter 'snapshot.foo'"],
     [['--cache=foo', 'a'], "Invalid cache mode `foo'"],
     [['-n', '--cache', 'none', 'a'], '-n and --cache can only be specified once'],
     [['--aio=foo', 'a'], "Invalid aio mode 'foo'"],

@@ -1,4 +1,6 @@
 /** The command line of qemu-nbd, complaints included. */
+import { BlockError } from '../../../block/errors.js';
+import { parseSnapshotReference, type SnapshotReference } from '../../../image/snapshot-source.js';
 import { Getopt, GetoptError } from '../getopt.js';
 import { addObject } from '../objects.js';
 import { parseCacheMode, type CacheMode } from '../open.js';
@@ -27,7 +29,7 @@ export interface NbdToolOptions {
   format: string | undefined;
   readOnly: boolean;
   snapshot: boolean;
-  loadSnapshot: string | undefined;
+  loadSnapshot: SnapshotReference | string | undefined;
   cache: CacheMode | undefined;
   discard: 'ignore' | 'unmap';
   detectZeroes: 'off' | 'on' | 'unmap';
@@ -76,7 +78,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
     case 'version':
       out(versionText());
       throw new ExitError(0);
-    case 'port': options.port = value; break;
+    case 'port': options.port = portNumber(value); break;
     case 'bind': options.bind = value; break;
     case 'socket':
       if (!value.startsWith('/')) throw new CliError('socket path must be absolute');
@@ -109,7 +111,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
     case 'read-only': options.readOnly = true; break;
     case 'snapshot': options.snapshot = true; break;
     case 'load-snapshot':
-      options.loadSnapshot = value;
+      options.loadSnapshot = snapshotArgument(value);
       options.readOnly = true;
       break;
     case 'nocache':
@@ -165,6 +167,21 @@ function wholeNumber(text: string, what: string): number {
   const value = /^\+?(?:0x[\da-f]+|\d+)$/i.test(text.trim()) ? Number(text.trim().replace('+', '')) : NaN;
   if (!Number.isSafeInteger(value)) throw new CliError(`Invalid ${what} '${text}'`);
   return value;
+}
+
+/** A service's name may stand for a number. */
+function portNumber(text: string): string {
+  if (Number(text) > 65535) throw new CliError(`Invalid port '${text}'`);
+  return text;
+}
+
+function snapshotArgument(text: string): SnapshotReference | string {
+  try {
+    return parseSnapshotReference(text);
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new CliError(error.message, { continuation: `Failed in parsing snapshot param \`${text}'`, cause: error });
+  }
 }
 
 function tryHelp(): string {
