@@ -44,7 +44,8 @@ export class FileNote {
 
   /** The file appears at once, with this content. */
   async place(filename: string, content: Uint8Array): Promise<void> {
-    const temporary = temporaryName(filename);
+    // not the temporary name of the image, which may be what is renamed
+    const temporary = temporaryName(`${filename}.text`);
     await this.#files.create(temporary);
     await (await fill(this.#graph, this.#files, temporary, content)).close();
     await this.#files.folders.link(this.#files.place(temporary), this.#files.place(filename));

@@ -13,7 +13,7 @@ import { DriverRegistry } from '../../src/block/registry.js';
 import { createRegistry } from '../../src/drivers.js';
 import { attachImage } from '../../src/image/attach.js';
 import { compactImage } from '../../src/image/compact.js';
-import { leftovers, removeImage, removeLeftovers, renameImage } from '../../src/image/files.js';
+import { leftovers, removeImage, removeLeftovers, renameImage, temporaryName } from '../../src/image/files.js';
 import { resizeImage } from '../../src/image/resize.js';
 import { applySteps, DiskModel, type Step } from '../support/disk-model.js';
 import { havePeers, oracleTool } from '../support/peers.js';
@@ -135,7 +135,19 @@ describe.skipIf(!havePeers('qemu-img', 'vmdkinfo'))('the life of a vmdk', () => 
   });
 
   describe.each(['monolithicSparse', 'twoGbMaxExtentSparse', 'vmfsSparse'])('%s', (subformat) => {
-    it('is written anew in order, with less room for zeroes, and is the same disk', async () => {
+    it('is given its own name when it was made under its temporary one', async () => {
+    const unfinished = temporaryName(file('disk.vmdk'));
+    await make(unfinished, { subformat: 'twoGbMaxExtentSparse' });
+    await renameImage(newGraph(), unfinished, file('disk.vmdk'));
+    await withDisk(file('disk.vmdk'), async (disk) => {
+      const content = new Uint8Array(size);
+      await disk.read(0, content);
+      expect(Buffer.compare(content, filled)).toBe(0);
+    });
+    expect(await leftovers(newGraph(), place)).toEqual([]);
+  });
+
+  it('is written anew in order, with less room for zeroes, and is the same disk', async () => {
       await make(file('disk.vmdk'), { subformat, ddb: { note: 'kept' } });
       const cid = await withDisk(file('disk.vmdk'), (disk) => disk.facet('identity')!.id.join());
       const data = (): number => readdirSync(place).reduce((sum, name) => sum + statSync(file(name)).size, 0);

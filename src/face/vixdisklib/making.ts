@@ -143,7 +143,7 @@ async function making(context: LibraryContext, path: string, overwrite: boolean,
   if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) throw new VixError('VIX_E_FILE_NOT_FOUND', `there is no folder ${folder}`, { path });
   const end = context.journal.begin(folder, path);
   if (end === undefined) throw new VixError('VIX_E_OBJECT_IS_BUSY', 'it is being made already', { path });
-  // the plain temporary name is that of whoever replaces the file at once, as renaming does
+  // replacing a file at once takes the plain temporary name
   const temporary = temporaryName(path.replace(/(\.[^./]*)?$/, '.new$1'));
   try {
     removeUnfinished(temporary);
