@@ -48,10 +48,10 @@ function ownPlace(node: BlockNode, offset: number, extent: LayerExtent): BlockSt
   return stored && node.driver.kind === 'protocol' ? { node, offset } : undefined;
 }
 
-/** An aligned child answers in whole units: the rest of the last one beyond its odd end goes with what precedes it. */
-function roundedUp(below: BlockStatus, extent: Extract<LayerExtent, { kind: 'child' }>, offset: number, size: number): BlockStatus {
-  const { requestAlignment } = extent.host.child.node.ops.limits;
-  const length = below.eof && extent.length - below.length < requestAlignment ? extent.length : below.length;
+/** An aligned layer, or child, answers in whole units: the rest of the last one beyond the child's odd end goes with what precedes it. */
+function roundedUp(node: BlockNode, below: BlockStatus, extent: Extract<LayerExtent, { kind: 'child' }>, offset: number, size: number): BlockStatus {
+  const alignment = Math.max(node.ops.limits.requestAlignment, extent.host.child.node.ops.limits.requestAlignment);
+  const length = below.eof && extent.length - below.length < alignment ? extent.length : below.length;
   return { ...below, length, eof: offset + length >= size };
 }
 
@@ -63,7 +63,7 @@ function interpret(node: BlockNode, offset: number, size: number, extent: LayerE
       return andThen(blockStatus(extent.host.child.node, extent.host.offset, extent.length, wantZero), (below) =>
         below.length === 0
           ? { length: extent.length, data: false, zero: true, allocated: true, compressed: false, eof, ...(host && { host }) }
-          : roundedUp(below, extent, offset, size));
+          : roundedUp(node, below, extent, offset, size));
     }
     case 'data': {
       const stored = extent.hole !== true;

@@ -36,7 +36,9 @@ export async function createQcow2(target: BlockBackend, options: OptionValues & 
 
   const opened = await context.openTarget();
   try {
-    await opened.resize(size, { preallocation: image.preallocation });
+    await opened.resize(size, { preallocation: image.preallocation }).catch((error: unknown) => {
+      throw error instanceof BlockError ? new BlockError(error.code, `Could not resize image: ${error.message}`, error.context, error) : error;
+    });
     if (opened.node.ops instanceof Qcow2Ops) await setUpEncryption(opened.node.ops.image, options, context);
   } finally {
     await opened.close();

@@ -147,7 +147,7 @@ async function grow(parts: ResizeParts, size: number, options: ResizeOptions): P
   if (inOnePiece) {
     await provideArea(parts, from, size, options.zeroNew, preallocation);
   } else if (preallocation !== 'off' && size > from) {
-    await step('Could not resize file', () => preallocateTables(parts, from, size, preallocation === 'metadata' ? 'off' : preallocation));
+    await preallocateTables(parts, from, size, preallocation === 'metadata' ? 'off' : preallocation);
   }
   if (external && image.dataFile.size < size) await image.dataFile.resize(size, { exact: false });
   if (options.zeroNew && size > from && !inOnePiece) await zeroNew(parts, from, size);

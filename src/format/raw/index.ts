@@ -21,7 +21,7 @@ export const raw: BlockDriver<RawOptions> = {
         + '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n'
         + "         Specify the 'raw' format explicitly to remove the restrictions.");
     }
-    return new RawOps(file, options, mode.probed ? (head) => context.probe(head) !== 'raw' : undefined);
+    return new RawOps(file, options, readOnly, mode.probed ? (head) => context.probe(head) !== 'raw' : undefined);
   },
   async create(target, { size }) {
     const bytes = roundToSector(size);

@@ -26,18 +26,18 @@ export function roundToSector(size: number): number {
 }
 
 export class RawOps extends FilterOps {
-  override readonly limits: BlockLimits;
+  override limits: BlockLimits;
   #offset = 0;
   #size: number | undefined;
   readonly #isForbidden: ((head: Uint8Array) => boolean) | undefined;
 
   /** `isForbidden` says of a first sector that it may not be written: the disk would be taken for another format. */
-  constructor(file: BlockChild, options: RawOptions, isForbidden?: (head: Uint8Array) => boolean) {
+  constructor(file: BlockChild, options: RawOptions, readOnly: boolean, isForbidden?: (head: Uint8Array) => boolean) {
     super(file, ({ writeFlags, growsOnWrite, ...rest }) =>
       ({ ...rest, writeFlags: writeFlags & ~Req.COMPRESSED, growsOnWrite: growsOnWrite && this.#size === undefined }));
     this.#select(options);
     this.#isForbidden = isForbidden;
-    this.limits = isForbidden === undefined ? unlimited : { ...unlimited, requestAlignment: sector };
+    this.limits = this.#limitsOf(readOnly);
   }
 
   /** Which part of the file is the disk. @throws BlockError where the file has no such part */
@@ -56,9 +56,17 @@ export class RawOps extends FilterOps {
     this.capabilitiesChanged();
   }
 
-  override reopen({ options }: { readonly readOnly: boolean; readonly options?: RawOptions }): Promise<void> {
+  /** What is checked before it is written is written in whole sectors. */
+  #limitsOf(readOnly: boolean): BlockLimits {
+    return readOnly || this.#isForbidden === undefined ? unlimited : { ...unlimited, requestAlignment: sector };
+  }
+
+  override reopen({ readOnly, options }: { readonly readOnly: boolean; readonly options?: RawOptions }): Promise<void> {
     const current = { offset: this.#offset, ...(this.#size !== undefined && { size: this.#size }) };
-    return Promise.resolve().then(() => this.#select({ ...current, ...options }));
+    return Promise.resolve().then(() => {
+      this.#select({ ...current, ...options });
+      this.limits = this.#limitsOf(readOnly);
+    });
   }
 
   override get size(): number {

@@ -81,7 +81,14 @@ describe('raw', () => {
   });
 
   describe('that was guessed', () => {
-    it('warns, and never becomes what another format is known by', async () => {
+    it('answers in whole sectors where it takes only those', async () => {
+    await using graph = graphOf();
+    const odd = await graph.openBackend({ file: { driver: 'memory', size: 1000 } }, { take: 1 | 2 });
+    await odd.write(512, new Uint8Array(512).fill(1));
+    expect(await odd.status(0, 1024)).toMatchObject({ length: 1024 });
+  });
+
+  it('warns, and never becomes what another format is known by', async () => {
       const warnings: string[] = [];
       await using graph = graphOf(warnings);
       const guessed = await graph.openBackend({ file: disk });
