@@ -1,6 +1,5 @@
 /** Compression of single blocks: deflate from Node, zstd from Node, the system's libzstd, or WebAssembly, whichever is there first. */
 import { createRequire } from 'node:module';
-import { availableParallelism } from 'node:os';
 import type * as Zlib from 'node:zlib';
 import { BlockError } from '../block/errors.js';
 import { CompressionThreads } from './compression-threads.js';
@@ -169,8 +168,8 @@ function zstdOfNode(): Codec | undefined {
 }
 
 const level = 3;
-/** Calls in flight: a thread that is done finds the next one waiting. */
-const mostContexts = 2 * Math.min(availableParallelism(), 8);
+/** Calls in flight: twice as many as Node's pool has threads, so that one that is done finds the next call waiting and need not be woken. */
+const mostContexts = 8;
 
 /** What one call in flight needs for itself. */
 interface ZstdContext { readonly address: number; room: Uint8Array }
