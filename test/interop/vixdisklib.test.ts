@@ -116,6 +116,15 @@ describe('Create', () => {
     }
   });
 
+  it('takes the space of flat disks at once, not that of thin ones', async () => {
+    for (const [type, thick] of [[DiskType.MONOLITHIC_FLAT, true], [DiskType.VMFS_FLAT, true], [DiskType.VMFS_THIN, false]] as const) {
+      const { blocks } = statSync((await makeDisk(type)).replace('.vmdk', '-flat.vmdk'));
+      expect(blocks * 512 >= 4 * mebibyte, `type ${type}: ${blocks} blocks`).toBe(thick);
+    }
+    const split = await makeDisk(DiskType.SPLIT_FLAT);
+    expect(statSync(split.replace('.vmdk', '-f001.vmdk')).blocks * 512).toBeGreaterThanOrEqual(4 * mebibyte);
+  });
+
   it('adapters, hardware and sectors', async () => {
     for (const [adapterType, name] of [[AdapterType.IDE, 'ide'], [AdapterType.SCSI_BUSLOGIC, 'buslogic'], [AdapterType.SCSI_LSILOGIC, 'lsilogic']] as const) {
       await using disk = await host.open(await makeDisk(DiskType.MONOLITHIC_SPARSE, { adapterType, physicalSectorSize: 4096 }));

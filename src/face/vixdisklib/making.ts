@@ -49,6 +49,9 @@ export function localPath(path: string): string {
 }
 
 /** Options of the engine's create. @throws VixError */
+/** They take their space when they are made. */
+const thickTypes: readonly DiskType[] = [DiskType.MONOLITHIC_FLAT, DiskType.SPLIT_FLAT, DiskType.VMFS_FLAT];
+
 function createOptions(params: CreateParams): Record<string, OptionValue> {
   const { hwVersion = 0, logicalSectorSize = 0, physicalSectorSize = 0 } = params;
   if (!Number.isInteger(hwVersion) || hwVersion < 0 || hwVersion > largestHardware) throw new VixError('VIX_E_INVALID_ARG', `there is no hardware version ${hwVersion}`);
@@ -56,7 +59,7 @@ function createOptions(params: CreateParams): Record<string, OptionValue> {
   if (physicalSectorSize !== 0 && !physicalSizes.includes(physicalSectorSize)) throw new VixError('VIX_E_INVALID_ARG', `physical sectors of ${physicalSectorSize} bytes`);
   return {
     subformat: subformatOf(params.diskType), adapter_type: adapterName(params.adapterType), hwversion: String(hwVersion || HWVersion.ESX4X),
-    identity: true, ...(physicalSectorSize > SECTOR_SIZE && { ddb: `physicalSectorSize=${physicalSectorSize}` }),
+    identity: true, ...(thickTypes.includes(params.diskType) && { preallocation: 'falloc' }), ...(physicalSectorSize > SECTOR_SIZE && { ddb: `physicalSectorSize=${physicalSectorSize}` }),
   };
 }
 

@@ -34,6 +34,8 @@ export interface DiskPlan {
   /** More of the disk database. */
   readonly entries: ReadonlyMap<string, string>;
   readonly identity: boolean;
+  /** Of flat extents. */
+  readonly preallocation: 'off' | 'falloc';
 }
 
 /** Kinds whose one extent lies in a file of its own. */
@@ -64,6 +66,9 @@ export function planDisk(size: number, options: OptionValues): DiskPlan {
   const zeroedGrain = options['zeroed_grain'] === true;
   if (flat && options['backing_file'] !== undefined) throw bad("Flat image can't have backing file");
   if (flat && zeroedGrain) throw bad("Flat image can't enable zeroed grain");
+  const preallocation = text('preallocation') ?? 'off';
+  if (preallocation !== 'off' && preallocation !== 'falloc') throw bad(`invalid parameter value: ${preallocation}`);
+  if (!flat && preallocation !== 'off') throw bad('Only flat extents are preallocated');
   const sectors = Math.ceil(size / sectorSize);
   if (subformat === 'vmfsSparse' && zeroedGrain) throw bad('A vmfsSparse disk has no zeroed grains');
   if (!flat && subformat !== 'twoGbMaxExtentSparse' && sectors > (subformat === 'vmfsSparse' ? 2 ** 32 - 1 : maxSparseSectors)) throw systemError(Errno.EFBIG);
@@ -73,7 +78,7 @@ export function planDisk(size: number, options: OptionValues): DiskPlan {
     subformat, createType: kind?.createType ?? subformat, sectors, flat, split: subformat.startsWith('twoGb'), apart: kind !== undefined,
     extentType: kind?.extentType ?? (flat ? 'FLAT' : 'SPARSE'), mark: kind?.mark ?? '', entries, identity: options['identity'] === true, zeroedGrain, adapterType,
     hardwareVersion: options['compat6'] === true ? '6' : hardware === 'undefined' ? '4' : hardware,
-    toolsVersion: text('toolsversion') ?? '2147483647',
+    toolsVersion: text('toolsversion') ?? '2147483647', preallocation,
   };
 }
 
@@ -116,7 +121,7 @@ export async function createVmdk(target: BlockBackend, options: OptionValues & {
     const file = await context.createFile(parts.folder + filename!);
     file.allowWriteBeyondEnd = true;
     try {
-      if (plan.flat) await file.resize(sectors * sectorSize, { exact: false });
+      if (plan.flat) await file.resize(sectors * sectorSize, { exact: false, preallocation: plan.preallocation });
       else if (plan.apart) await file.write(0, encodeCowd(sectors, parent.parentHint !== undefined));
       else await run(layOut(file, sparseLayout(sectors, plan), new Uint8Array(0)));
     } finally {

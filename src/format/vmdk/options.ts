@@ -21,6 +21,7 @@ export const createOptions: CreateSchema = {
     beyondPeerValues: serverSubformats,
   },
   zeroed_grain: { type: 'boolean', help: 'Enable efficient zero writes using the zeroed-grain GTE feature' },
+  preallocation: { type: 'string', help: 'Preallocation mode of flat extents (allowed values: off, falloc)', beyondPeer: true },
   ddb: { type: 'string', help: "Entries of the disk database: 'key=value;key=value'", beyondPeer: true },
   identity: { type: 'boolean', help: 'Give the disk a UUID and a long content ID, as VMware does', beyondPeer: true },
 };
