@@ -13,9 +13,7 @@ const sector = 512;
 /** Largest piece that is read, then written: progress and errors speak of them, as the peer's do. */
 const pieceBytes = 2 << 20;
 /** Most under way where reading never waits and writing is no more than copying: more would only leave the processor's cache. */
-const bytesInMemory = 4 * pieceBytes;
-/** Most that is read while a write is under way before the writer is asked whether it is done: it should not stand still for long. */
-const readStep = 256 * 1024;
+const bytesInMemory = 8 * pieceBytes;
 const turnMs = 50;
 
 export interface CopyControl {
@@ -91,8 +89,6 @@ class Copy {
   /** Tells run() that a piece has ended. */
   #wake: (() => void) | undefined;
   #readsWait = false;
-  /** Pieces being read. Where reading never waits, the next one begins when this one is read. */
-  #reading = 0;
   #next = 0;
   #done = 0;
   #total = 0;
@@ -118,7 +114,6 @@ class Copy {
         this.#start(piece);
         if (this.#full) await this.#oneEnded();
         else if (this.#underWay > 0 || Date.now() - this.#lastTurn > turnMs) await this.#turn();
-        while (this.#reading > 0 && !this.#readsWait) await this.#turn();
         if (this.#control.rate) await this.#pacer.spent(this.#isWork(piece.kind) ? piece.length : 0);
       }
     } catch (error) {
@@ -226,21 +221,14 @@ class Copy {
   }
 
   *#read({ offset }: Piece, target: Uint8Array): Steps<void> {
-    this.#reading++;
     try {
-      for (let done = 0, end; done < target.length; done = end) {
-        end = this.#underWay === 0 || this.#readsWait ? target.length : Math.min(done + readStep, target.length);
-        const read = run(this.#plan.read(offset + done, target.subarray(done, end)));
-        this.#readsWait ||= isPromise(read);
-        yield* wait(read);
-        if (end < target.length) yield* wait(this.#turn());
-      }
+      const read = run(this.#plan.read(offset, target));
+      this.#readsWait ||= isPromise(read);
+      yield* wait(read);
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
       if (!this.#control.salvage) throw placed(error, `error while reading at byte ${offset}`);
       yield* this.#salvage(offset, target);
-    } finally {
-      this.#reading--;
     }
   }
 
