@@ -14,7 +14,7 @@ test('writes sent at once all arrive, each at its place, beyond 4 GiB too', asyn
   const queue = QueuedWrites.of(fd)!;
   const pieces = Array.from({ length: 12 }, (_, at) => copyBuffer(1 << 20).fill(at + 1));
   expect(await Promise.all(pieces.map((piece, at) => queue.write(at * piece.length, piece)))).toEqual(pieces.map(() => 1 << 20));
-  expect(readFileSync(path)).toEqual(Buffer.concat(pieces));
+  expect(readFileSync(path).equals(Buffer.concat(pieces))).toBe(true);
   const far = 5 * 2 ** 32 + 7;
   expect(await queue.write(far, Buffer.from('far'))).toBe(3);
   closeSync(fd);
