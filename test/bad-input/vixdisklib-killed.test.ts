@@ -1,20 +1,20 @@
 /** VixDiskLib's long operations, killed before one of the changes they make: the disk is the old or the new one, and Cleanup leaves nothing else. */
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { build } from 'esbuild';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { AdapterType, DiskLib, DiskType, OpenFlags, type Connection } from '../../src/face/vixdisklib/index.js';
 import { havePeers } from '../support/peers.js';
 import { randomBytes } from '../support/seed.js';
+import { bundleVixDiskLib } from '../support/vix-library.js';
 
 const project = join(import.meta.dirname, '../..');
 const folder = mkdtempSync(join(tmpdir(), 'vdisk-vix-killed-'));
 const kept = join(folder, 'kept');
 const work = join(folder, 'work');
-const library = join(folder, 'vixdisklib.cjs');
 const capacity = 8192;
+let library: string;
 let lib: DiskLib;
 let host: Connection;
 
@@ -31,12 +31,7 @@ const operations = {
 } as const;
 
 beforeAll(async () => {
-  await build({
-    entryPoints: [join(project, 'src/face/vixdisklib/index.ts')], outfile: library, bundle: true, format: 'cjs', platform: 'node', target: 'node20',
-    external: ['koffi', '@bokuweb/zstd-wasm', 'hash-wasm'], banner: { js: 'const bundleUrl=require("node:url").pathToFileURL(__filename).href;' }, define: { 'import.meta.url': 'bundleUrl' },
-    supported: { 'dynamic-import': false }, logLevel: 'error',
-  });
-  symlinkSync(join(project, 'node_modules'), join(folder, 'node_modules'));
+  library = await bundleVixDiskLib(folder);
   mkdirSync(kept);
   lib = await DiskLib.init();
   host = await lib.connect();

@@ -377,6 +377,15 @@ describe('Grow', () => {
     expect(await failure(host.grow(child, sectors(5)))).toBe('VIX_E_DISK_NOTNORMAL');
   });
 
+  it('takes the new space of flat disks at once, not that of thin ones', async () => {
+    for (const [type, suffix, thick] of [[DiskType.MONOLITHIC_FLAT, '-flat', true], [DiskType.SPLIT_FLAT, '-f001', true], [DiskType.VMFS_FLAT, '-flat', true], [DiskType.VMFS_THIN, '-flat', false]] as const) {
+      const file = await makeDisk(type);
+      await host.grow(file, sectors(9));
+      const { blocks } = statSync(file.replace('.vmdk', `${suffix}.vmdk`));
+      expect(blocks * 512 >= 9 * mebibyte, `type ${type}: ${blocks} blocks`).toBe(thick);
+    }
+  });
+
   it('keeps the geometry if asked', async () => {
     const file = await makeDisk();
     const cylinders = async (): Promise<number> => {

@@ -10,8 +10,9 @@ import type { ConnectParameters } from './connect-params.js';
 import { OpenFlags, SECTOR_SIZE, type TransportMode } from './constants.js';
 import type { LibraryContext } from './context.js';
 import { Disk } from './disk.js';
+import { preallocationOf } from './disk-types.js';
 import { transferFailure, VixError } from './errors.js';
-import { links } from './info.js';
+import { describeDisk, links } from './info.js';
 import { cloneDisk, copyOnto, createDisk, localPath, type CloneParams, type CreateParams } from './making.js';
 import { diskFailure, driverOf, fileSpec, formatOfName, isReadOnly, openLocal, openRemote } from './opening.js';
 import { controlled, type LongOperation } from './progress.js';
@@ -125,9 +126,11 @@ export class Connection {
   }
 
   /**
-   * Makes a disk larger; `capacity` is that of the whole, in sectors. VixDiskLib_Grow, since VDDK 1.0.
+   * Makes a disk larger; `capacity` is that of the whole, in sectors. Flat disks, but for thin ones, take their new space at once.
+   * VixDiskLib_Grow, since VDDK 1.0.
    * @param updateGeometry what the disk says of its cylinders grows with it
-   * @throws VixError VIX_E_INVALID_ARG where it would not become larger or this library has it open, VIX_E_DISK_NOTNORMAL where it is a child
+   * @throws VixError VIX_E_INVALID_ARG where it would not become larger or this library has it open, VIX_E_DISK_NOTNORMAL where it is a
+   * child, VIX_E_DISK_FULL, after which the disk is as before
    */
   async grow(path: string, capacity: Sectors, updateGeometry = true, control: LongOperation = {}): Promise<void> {
     this.#assertLocal(path);
@@ -139,7 +142,7 @@ export class Connection {
       if (size <= image.size) throw new VixError('VIX_E_INVALID_ARG', `the disk has ${image.size / SECTOR_SIZE} sectors already`, { path });
       const database = image.facet('diskDatabase');
       const cylinders = database?.entries().get('geometry.cylinders');
-      await resizeImage(image, { size, preallocation: 'off', shrink: false });
+      await resizeImage(image, { size, preallocation: preallocationOf(describeDisk(image.node).diskType), shrink: false });
       if (!updateGeometry && cylinders !== undefined) await database?.set('geometry.cylinders', cylinders);
     }));
   }

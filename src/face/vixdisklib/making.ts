@@ -11,7 +11,7 @@ import { renameImage, replaceImage, temporaryName } from '../../image/files.js';
 import { measureImage } from '../../image/measure.js';
 import { AdapterType, DiskType, HWVersion, SECTOR_SIZE } from './constants.js';
 import type { LibraryContext } from './context.js';
-import { adapterName, subformatOf } from './disk-types.js';
+import { adapterName, preallocationOf, subformatOf } from './disk-types.js';
 import { VixError } from './errors.js';
 import { describeDisk } from './info.js';
 import { diskFailure, fileSpec } from './opening.js';
@@ -49,9 +49,6 @@ export function localPath(path: string): string {
 }
 
 /** Options of the engine's create. @throws VixError */
-/** They take their space when they are made. */
-const thickTypes: readonly DiskType[] = [DiskType.MONOLITHIC_FLAT, DiskType.SPLIT_FLAT, DiskType.VMFS_FLAT];
-
 function createOptions(params: CreateParams): Record<string, OptionValue> {
   const { hwVersion = 0, logicalSectorSize = 0, physicalSectorSize = 0 } = params;
   if (!Number.isInteger(hwVersion) || hwVersion < 0 || hwVersion > largestHardware) throw new VixError('VIX_E_INVALID_ARG', `there is no hardware version ${hwVersion}`);
@@ -59,7 +56,7 @@ function createOptions(params: CreateParams): Record<string, OptionValue> {
   if (physicalSectorSize !== 0 && !physicalSizes.includes(physicalSectorSize)) throw new VixError('VIX_E_INVALID_ARG', `physical sectors of ${physicalSectorSize} bytes`);
   return {
     subformat: subformatOf(params.diskType), adapter_type: adapterName(params.adapterType), hwversion: String(hwVersion || HWVersion.ESX4X),
-    identity: true, ...(thickTypes.includes(params.diskType) && { preallocation: 'falloc' }), ...(physicalSectorSize > SECTOR_SIZE && { ddb: `physicalSectorSize=${physicalSectorSize}` }),
+    preallocation: preallocationOf(params.diskType), identity: true, ...(physicalSectorSize > SECTOR_SIZE && { ddb: `physicalSectorSize=${physicalSectorSize}` }),
   };
 }
 

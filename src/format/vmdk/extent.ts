@@ -94,6 +94,12 @@ export class FlatExtent implements Extent {
     yield* wait(this.file.flush());
     this.size = size;
   }
+
+  /** Undoes grow(). */
+  *cut(size: number): Steps<void> {
+    yield* wait(this.file.resize(this.#start + size, { exact: false }));
+    this.size = size;
+  }
 }
 
 /** Zeroes without a file. */
