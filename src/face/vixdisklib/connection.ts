@@ -136,13 +136,13 @@ export class Connection {
     this.#assertLocal(path);
     const size = toBytes(capacity, 'the capacity');
     if ([...this.#disks].some((disk) => disk.path === path)) throw new VixError('VIX_E_INVALID_ARG', 'the disk is open', { path });
-    await this.#onFile(path, () => controlled(control, async () => {
+    await this.#onFile(path, () => controlled(control, async ({ signal }) => {
       await using image = await this.#init.context.graph.openBackend(fileSpec(localPath(path)), { gate: this.#init.context.gate, noBacking: true });
       if (image.facet('backing')?.filename !== undefined) throw new VixError('VIX_E_DISK_NOTNORMAL', 'only a disk without parents can grow', { path });
       if (size <= image.size) throw new VixError('VIX_E_INVALID_ARG', `the disk has ${image.size / SECTOR_SIZE} sectors already`, { path });
       const database = image.facet('diskDatabase');
       const cylinders = database?.entries().get('geometry.cylinders');
-      await resizeImage(image, { size, preallocation: preallocationOf(describeDisk(image.node).diskType), shrink: false });
+      await resizeImage(image, { size, preallocation: preallocationOf(describeDisk(image.node).diskType), shrink: false, signal });
       if (!updateGeometry && cylinders !== undefined) await database?.set('geometry.cylinders', cylinders);
     }));
   }

@@ -85,16 +85,20 @@ function* addExtents({ image, context, options, finish }: Growth, former: number
 
   function* useFiles(children: readonly BlockChild[]): Steps<void> {
     const extents: Extent[] = [];
-    for (const [index, child] of children.entries()) extents.push(yield* newExtent(child, added[index]!, zeroedGrain, options));
+    for (const [index, child] of children.entries()) {
+      options.signal?.throwIfAborted();
+      extents.push(yield* newExtent(child, added[index]!, zeroedGrain, options));
+    }
+    options.signal?.throwIfAborted();
     yield* finish(added);
     image.extents.push(...extents);
   }
 }
 
-function* newExtent(file: BlockChild, { sectors, type }: ExtentLine, zeroedGrain: boolean, { preallocation }: ResizeOptions): Steps<Extent> {
+function* newExtent(file: BlockChild, { sectors, type }: ExtentLine, zeroedGrain: boolean, { preallocation, signal }: ResizeOptions): Steps<Extent> {
   const size = sectors * sectorSize;
   if (type === 'FLAT') {
-    yield* wait(file.resize(size, { exact: false, preallocation }));
+    yield* wait(file.resize(size, { exact: false, preallocation, ...(signal && { signal }) }));
     yield* wait(file.flush());
     return new FlatExtent(file, { start: 0, size, type });
   }
