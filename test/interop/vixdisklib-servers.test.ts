@@ -8,7 +8,7 @@ import { createRegistry } from '../../src/drivers.js';
 import { NbdExport, ExportRegistry } from '../../src/face/nbd/exports.js';
 import { NbdServer } from '../../src/face/nbd/server.js';
 import {
-  AdapterType, DiskLib, DiskType, isVixError, OpenFlags, SECTOR_SIZE, type ConnectOptions, type Connection, type ConnectParams, type VixErrorSymbol,
+  AdapterType, DiskLib, DiskType, isVixError, OpenFlags, SECTOR_SIZE, type ConnectOptions, type Connection, type ConnectParams, type LogFunction, type VixErrorSymbol,
 } from '../../src/face/vixdisklib/index.js';
 import { loadTlsCredentials } from '../../src/platform/tls-credentials.js';
 import { makeCertificates, TestFolder } from '../support/nbd-servers.js';
@@ -154,6 +154,21 @@ describe('nbd', () => {
     await new Promise<void>((resolve) => { silent.listen(0, '127.0.0.1', resolve); });
     stops.push(async () => silent.close());
     expect(await failure((await connect({ serverName: '127.0.0.1', port: (silent.address() as { port: number }).port }, nbd)).open('disk'))).toBe('VIX_E_HOST_NETBLKDEV_HANDSHAKE');
+  });
+
+  it('what is said of the way there can be left out', async () => {
+    for (const [level, expected] of [[1, []], [2, ['warn']], [3, ['warn', 'log']]] as const) {
+      const { port } = await serve(['disk']);
+      const config = folder.file('levels.conf');
+      writeFileSync(config, `vixDiskLib.transport.LogLevel=${level}\n`);
+      const said: string[] = [];
+      const say: LogFunction = (_message, details) => { if (details.component === 'transport') said.push(details.level); };
+      await using heard = await DiskLib.init({ configFile: config, log: say, warn: say });
+      // nbdssl is tried first, and refused
+      await using disk = await (await heard.connect({ serverName: '127.0.0.1', port })).open('disk', { flags: OpenFlags.READ_ONLY | OpenFlags.COMPRESSION_SKIPZ });
+      expect(said, String(level)).toEqual(expected);
+      expect(disk.transportMode).toBe('nbd');
+    }
   });
 
   it('transports that there are not', async () => {

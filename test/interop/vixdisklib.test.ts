@@ -144,6 +144,8 @@ describe('Create', () => {
     expect(await bad({ adapterType: AdapterType.UNKNOWN })).toBe('VIX_E_INVALID_ARG');
     expect(await bad({ hwVersion: 65536 })).toBe('VIX_E_INVALID_ARG');
     expect(await bad({ logicalSectorSize: 4096 })).toBe('VIX_E_DISK_NOTSUPPORTED');
+    await expect(host.create(path(), params(DiskType.MONOLITHIC_SPARSE, { logicalSectorSize: 4096 }))).rejects.toThrow('a VMDK counts in sectors of 512 bytes, and cannot be made with logical ones of 4096');
+    expect(await bad({ logicalSectorSize: 1000 })).toBe('VIX_E_INVALID_ARG');
     expect(await bad({ physicalSectorSize: 1000 })).toBe('VIX_E_INVALID_ARG');
     expect(await failure(host.create('relative.vmdk', params(DiskType.MONOLITHIC_SPARSE)))).toBe('VIX_E_INVALID_ARG');
     expect(await failure(host.create(join(folder, 'nowhere/a.vmdk'), params(DiskType.MONOLITHIC_SPARSE)))).toBe('VIX_E_FILE_NOT_FOUND');
@@ -299,6 +301,28 @@ describe('Clone', () => {
       expect(tool('qemu-img', 'compare', '-f', 'vmdk', '-F', 'vmdk', file, target)).toBe('Images are identical.\n');
       expect(readFileSync(target, 'latin1')).toContain(`createType="${createTypes[diskType]}"`);
     }
+  });
+
+  it('keeps what the source says of itself, if it makes sense', async () => {
+    const describe = async (file: string): Promise<unknown> => {
+      await using disk = await host.open(file, { flags: OpenFlags.READ_ONLY });
+      const { adapterType, physicalSectorSize, diskType } = await disk.info();
+      return { adapterType, physicalSectorSize, diskType, hardware: await disk.metadata.get('virtualHWVersion') };
+    };
+    const file = await makeDisk(DiskType.SPLIT_SPARSE, { adapterType: AdapterType.SCSI_BUSLOGIC, hwVersion: 11, physicalSectorSize: 4096 });
+    const copy = path();
+    await host.clone(copy, host, file);
+    expect(await describe(copy)).toEqual({ adapterType: AdapterType.SCSI_BUSLOGIC, physicalSectorSize: 4096, diskType: DiskType.SPLIT_SPARSE, hardware: '11' });
+    const other = path();
+    await host.clone(other, host, file, { createParams: { hwVersion: 13, physicalSectorSize: 512 } });
+    expect(await describe(other)).toMatchObject({ physicalSectorSize: 512, hardware: '13' });
+    await using odd = await host.open(file);
+    await odd.metadata.set('virtualHWVersion', 'soon');
+    await odd.metadata.set('physicalSectorSize', '777');
+    await odd.close();
+    const plain = path();
+    await host.clone(plain, host, file);
+    expect(await describe(plain)).toMatchObject({ physicalSectorSize: 512, hardware: '7' });
   });
 
   it.skipIf(sevenZip === undefined && !havePeers('7zz'))('7-Zip reads it', async () => {
@@ -551,6 +575,10 @@ describe('the log file of the configuration', () => {
     writeFileSync(config, `log.fileName=${log}\nwhat.is.this=1\n`);
     await using logging = await DiskLib.init({ configFile: config });
     expect(readFileSync(log, 'utf8')).toMatch(/^\S+ warn vixDiskLib: The setting 'what.is.this' is not known/);
+    writeFileSync(config, `log.fileName=${log}\nlog.fileLevel=1\nwhat.is.this=2\n`);
+    await using silent = await DiskLib.init({ configFile: config });
+    expect(readFileSync(log, 'utf8').split('\n')).toHaveLength(2);
+    expect(silent.configuration.get('log.fileLevel')).toBe('1');
     writeFileSync(config, `log.fileName=${folder}/nowhere/log\nwhat.is.this=1\n`);
     expect(await failure(DiskLib.init({ configFile: config }))).toBe('VIX_E_FILE_NOT_FOUND');
     expect(await failure(DiskLib.init({ configFile: path() }))).toBe('VIX_E_FILE_NOT_FOUND');

@@ -4,7 +4,7 @@ import type { OpenGate } from '../../block/gate.js';
 import type { UserObject } from '../../block/objects.js';
 import { createRegistry } from '../../drivers.js';
 import { removeLeftovers } from '../../image/files.js';
-import { readConfiguration, type Configuration } from './config.js';
+import { numberSetting, readConfiguration, type Configuration } from './config.js';
 import { Connection } from './connection.js';
 import { ConnectParameters, type ConnectParams } from './connect-params.js';
 import { TRANSPORT_MODES } from './constants.js';
@@ -78,7 +78,8 @@ export class DiskLib {
     const warnings: string[] = [];
     const configuration = options.configFile === undefined ? new Map<string, string>() : await readConfiguration(options.configFile, (message) => warnings.push(message));
     return guarded(configuration.get('log.fileName'), () => {
-      const logger = new Logger(withLogFile(options, configuration.get('log.fileName')));
+      const functions = withLogFile(options, configuration.get('log.fileName'), numberSetting(configuration, 'log.fileLevel'));
+      const logger = new Logger(functions, numberSetting(configuration, 'vixDiskLib.transport.LogLevel'));
       for (const message of warnings) logger.warn(message);
       return new DiskLib(options, configuration, logger);
     });
