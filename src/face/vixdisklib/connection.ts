@@ -11,7 +11,7 @@ import { OpenFlags, SECTOR_SIZE, type TransportMode } from './constants.js';
 import type { LibraryContext } from './context.js';
 import { Disk } from './disk.js';
 import { preallocationOf } from './disk-types.js';
-import { transferFailure, VixError } from './errors.js';
+import { guarded, transferFailure, VixError } from './errors.js';
 import { describeDisk, links } from './info.js';
 import { cloneDisk, copyOnto, createDisk, localPath, type CloneParams, type CreateParams } from './making.js';
 import { diskFailure, driverOf, fileSpec, formatOfName, isReadOnly, openLocal, openRemote } from './opening.js';
@@ -163,7 +163,7 @@ export class Connection {
    */
   async unlink(path: string): Promise<{ readonly orphans: readonly string[] }> {
     this.#assertLocal(path);
-    const orphans = await this.#childrenOf(localPath(path));
+    const orphans = await guarded(path, () => this.#childrenOf(localPath(path)));
     await this.#onFile(path, () => removeImage(this.#init.context.graph, path, driverOf(path)));
     for (const orphan of orphans) this.#init.context.logger.warn(`${orphan} has lost its parent ${path}`);
     return { orphans };

@@ -147,18 +147,22 @@ export async function spaceNeeded({ graph }: LibraryContext, source: BlockBacken
  */
 async function making(context: LibraryContext, path: string, overwrite: boolean, build: (temporary: string) => Promise<void>): Promise<void> {
   const folder = dirname(localPath(path));
-  if (!overwrite) refuseExisting(path);
-  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) throw new VixError('VIX_E_FILE_NOT_FOUND', `there is no folder ${folder}`, { path });
   const end = context.journal.begin(folder, path);
   if (end === undefined) throw new VixError('VIX_E_OBJECT_IS_BUSY', 'it is being made already', { path });
   // replacing a file at once takes the plain temporary name
   const temporary = temporaryName(path.replace(/(\.[^./]*)?$/, '.new$1'));
   try {
+    if (!overwrite) refuseExisting(path);
+    if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) throw new VixError('VIX_E_FILE_NOT_FOUND', `there is no folder ${folder}`, { path });
     removeUnfinished(temporary);
     await build(temporary);
     await (overwrite ? replaceImage : renameImage)(context.graph, temporary, path, { driver: 'vmdk' });
   } catch (error) {
-    removeUnfinished(temporary);
+    try {
+      removeUnfinished(temporary);
+    } catch {
+      // why it could not be made says more
+    }
     throw diskFailure(error, path);
   } finally {
     end();
