@@ -74,6 +74,7 @@ describe('the library', () => {
     await closed.close();
     expect(await failure(() => closed.connect())).toBe('VIX_E_DISK_NOINIT');
     expect(await failure(() => connection.open(path()))).toBe('VIX_E_DISK_INVALID_CONNECTION');
+    expect(await failure(() => lib.connect(null, { snapshotRef: 'snapshot-1' }))).toBe('VIX_E_INVALID_ARG');
     expect(await failure(() => lib.prepareForAccess({}, ''))).toBe('VIX_E_INVALID_ARG');
     expect(await failure(() => lib.endAccess({}, 'x'.repeat(51)))).toBe('VIX_E_INVALID_ARG');
   });

@@ -93,12 +93,14 @@ export class DiskLib {
   /**
    * Without parameters, or without a `serverName` in them, to this host. VixDiskLib_Connect and VixDiskLib_ConnectEx, since VDDK 1.0.
    * Servers are not called before a disk is opened.
-   * @throws VixError VIX_E_INVALID_ARG, VIX_E_INVALID_HOSTNAME_SPECIFICATION; VIX_E_NOT_SUPPORTED for san and hotadd alone
+   * @throws VixError VIX_E_INVALID_ARG (also for a snapshotRef without a server), VIX_E_INVALID_HOSTNAME_SPECIFICATION;
+   * VIX_E_NOT_SUPPORTED for san and hotadd alone
    */
   async connect(params?: ConnectParams | null, options: ConnectOptions = {}): Promise<Connection> {
     this.#assertOpen();
     const checked = params ? new ConnectParameters(params) : undefined;
     const remote = checked?.serverName !== undefined;
+    if (!remote && options.snapshotRef) throw new VixError('VIX_E_INVALID_ARG', 'only servers have snapshots by reference; open the redo log below');
     const wanted = parseTransportModes(options.transportModes);
     const usable = usableModes(wanted, remote);
     // what was encrypted to a certain server by choice does not go unencrypted to any other by default
