@@ -24,6 +24,7 @@ const operations = {
   'Clone over another disk': 'await host.clone(at("split.vmdk"), host, at("sparse.vmdk"), { createParams: { diskType: 3 }, overwrite: true })',
   'Clone over a disk of one file': 'await host.clone(at("small.vmdk"), host, at("sparse.vmdk"), { createParams: { diskType: 1 }, overwrite: true })',
   'Grow': 'await host.grow(at("split.vmdk"), 16384)',
+  'Grow a flat disk': 'await host.grow(at("flat.vmdk"), 16384)',
   'Shrink': 'const disk = await host.open(at("split.vmdk"), {}); await disk.shrink()',
   'Defragment': 'const disk = await host.open(at("sparse.vmdk"), {}); await disk.defragment()',
   'CheckRepair': 'await host.checkRepair(at("broken.vmdk"), true)',
@@ -35,7 +36,7 @@ beforeAll(async () => {
   mkdirSync(kept);
   lib = await DiskLib.init();
   host = await lib.connect();
-  for (const [name, diskType] of [['sparse', DiskType.MONOLITHIC_SPARSE], ['split', DiskType.SPLIT_SPARSE], ['small', DiskType.MONOLITHIC_SPARSE], ['broken', DiskType.MONOLITHIC_SPARSE]] as const) {
+  for (const [name, diskType] of [['sparse', DiskType.MONOLITHIC_SPARSE], ['split', DiskType.SPLIT_SPARSE], ['small', DiskType.MONOLITHIC_SPARSE], ['broken', DiskType.MONOLITHIC_SPARSE], ['flat', DiskType.MONOLITHIC_FLAT]] as const) {
     const path = join(kept, `${name}.vmdk`);
     await host.create(path, { diskType, adapterType: AdapterType.SCSI_LSILOGIC, capacity });
     await using disk = await host.open(path);

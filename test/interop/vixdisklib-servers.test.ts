@@ -2,6 +2,7 @@
 import { X509Certificate } from 'node:crypto';
 import { closeSync, openSync, readFileSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { inspect } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { BlockGraph } from '../../src/block/graph.js';
 import { createRegistry } from '../../src/drivers.js';
@@ -89,6 +90,9 @@ describe('nbd', () => {
     expect(blocks).toContainEqual({ offset: 2048, length: 2048 });
     expect(blocks.reduce((sum, { length }) => sum + length, 0)).toBeLessThan(4096);
     expect(logged.join('\n')).not.toContain('secret');
+    const error: unknown = await connection.open('nowhere').catch((reason: unknown) => reason);
+    for (const shown of [error, connection, disk, connection.params]) expect(inspect(shown, { depth: 9, showHidden: true }) + JSON.stringify(shown)).not.toContain('secret');
+    expect(isVixError(error, 'VIX_E_FILE_NOT_FOUND')).toBe(true);
     await disk.close();
   });
 

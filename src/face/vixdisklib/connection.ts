@@ -141,9 +141,9 @@ export class Connection {
       if (image.facet('backing')?.filename !== undefined) throw new VixError('VIX_E_DISK_NOTNORMAL', 'only a disk without parents can grow', { path });
       if (size <= image.size) throw new VixError('VIX_E_INVALID_ARG', `the disk has ${image.size / SECTOR_SIZE} sectors already`, { path });
       const database = image.facet('diskDatabase');
-      const cylinders = database?.entries().get('geometry.cylinders');
+      const geometry = [...database?.entries() ?? []].filter(([key]) => /^geometry\.(bios)?cylinders$/i.test(key));
       await resizeImage(image, { size, preallocation: preallocationOf(describeDisk(image.node).diskType), shrink: false, signal });
-      if (!updateGeometry && cylinders !== undefined) await database?.set('geometry.cylinders', cylinders);
+      if (!updateGeometry) for (const [key, cylinders] of geometry) await database?.set(key, cylinders);
     }));
   }
 
