@@ -217,48 +217,6 @@ describe('requests', () => {
   });
 });
 
-describe('by the names of C', () => {
-  it('chains, and the errors of calls', async () => {
-    await vix.VixDiskLib_InitEx(8, 0, null, null, null, null, null);
-    try {
-      const connection = await vix.VixDiskLib_Connect(null);
-      expect(await vix.VixDiskLib_GetConnectParams(connection)).toBeNull();
-      const [file, child, other] = [path(), path(), path()];
-      await vix.VixDiskLib_Create(connection, file, { diskType: DiskType.SPLIT_SPARSE, adapterType: AdapterType.IDE, capacity: 2 ** 27 });
-      const parent = await vix.VixDiskLib_Open(connection, file, 0);
-      await vix.VixDiskLib_Write(parent, 0, 2, new Uint8Array(1024).fill(1));
-      expect(await failure(() => vix.VixDiskLib_QueryAllocatedBlocks(parent, 0, 2 ** 27, 128))).toBe('VIX_E_INVALID_ARG');
-      expect(await vix.VixDiskLib_QueryAllocatedBlocks(parent, 0, 2 ** 26, 128)).toEqual([{ offset: 0, length: 128 }]);
-      const percents: number[] = [];
-      await vix.VixDiskLib_Shrink(parent, (data, percent) => { percents.push(Number(data) + percent); }, 1000);
-      await vix.VixDiskLib_Defragment(parent, null);
-      expect(percents.at(-1)).toBe(1100);
-      await vix.VixDiskLib_Close(parent);
-      expect(await vix.VixDiskLib_CheckRepair(connection, file, true)).toMatchObject({ corruptions: 0 });
-      const reading = await vix.VixDiskLib_Open(connection, file, OpenFlags.READ_ONLY);
-      expect(() => vix.VixDiskLib_WriteAsync(reading, 0, 1, new Uint8Array(512), () => undefined)).toThrow(expect.objectContaining({ symbol: 'VIX_E_FILE_READ_ONLY' }) as Error);
-      expect(await failure(() => vix.VixDiskLib_Write(reading, 0, 1, new Uint8Array(512)))).toBe('VIX_E_FILE_READ_ONLY');
-      expect(await failure(() => vix.VixDiskLib_Read(reading, 2 ** 27, 1, new Uint8Array(512)))).toBe('VIX_E_DISK_OUTOFRANGE');
-      await vix.VixDiskLib_CreateChild(reading, child, DiskType.MONOLITHIC_SPARSE, null);
-      await vix.VixDiskLib_Clone(connection, other, connection, file, null, null, null, false);
-      const lower = await vix.VixDiskLib_Open(connection, other, OpenFlags.READ_ONLY);
-      const upper = await vix.VixDiskLib_Open(connection, child, OpenFlags.SINGLE_LINK);
-      await vix.VixDiskLib_IsAttachPossible(lower, upper);
-      await vix.VixDiskLib_Attach(lower, upper);
-      expect(await failure(() => vix.VixDiskLib_GetInfo(lower))).toBe('VIX_E_INVALID_HANDLE');
-      expect(() => vix.VixDiskLib_GetTransportMode(lower)).toThrow(expect.objectContaining({ code: 1000 }) as Error);
-      expect((await vix.VixDiskLib_GetInfo(upper)).numLinks).toBe(2);
-      const back = new Uint8Array(512);
-      await vix.VixDiskLib_Read(upper, 1, 1, back);
-      expect(back[0]).toBe(1);
-      await vix.VixDiskLib_Disconnect(connection);
-      expect(upper.isOpen).toBe(false);
-    } finally {
-      await vix.VixDiskLib_Exit();
-    }
-  });
-});
-
 describe.skipIf(!havePeers('qemu-img', 'qemu-io'))('a disk of qemu-img', () => {
   const tool = (command: string, ...parameters: readonly string[]): string => {
     const { status, stdout, stderr } = spawnSync(command, parameters, { encoding: 'utf8' });

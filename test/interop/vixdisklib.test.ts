@@ -4,11 +4,9 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSyn
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { VixError} from '../../src/face/vixdisklib/index.js';
 import {
-  AdapterType, DiskLib, DiskType, HWVersion, isVixError, OpenFlags, SECTOR_SIZE, VixErrorCode, type Connection, type CreateParams, type VixErrorSymbol,
+  AdapterType, DiskLib, DiskType, HWVersion, isVixError, OpenFlags, SECTOR_SIZE, type Connection, type CreateParams, type VixErrorSymbol,
 } from '../../src/face/vixdisklib/index.js';
-import * as vix from '../../src/face/vixdisklib/index.js';
 import { havePeers } from '../support/peers.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'vdisk-vix-'));
@@ -511,68 +509,6 @@ describe('Rename, Unlink, CheckRepair', () => {
     expect(found.findings.length).toBeGreaterThan(0);
     expect((await host.checkRepair(file, true)).repaired).toBeGreaterThan(0);
     expect(await host.checkRepair(file, false)).toMatchObject({ corruptions: 0, leaks: 0, findings: [] });
-  });
-});
-
-describe('by the names of C', () => {
-  it('from InitEx to Exit', async () => {
-    await expect(vix.VixDiskLib_Connect(null)).rejects.toMatchObject({ code: 16001 });
-    const config = path('conf');
-    writeFileSync(config, `tmpDirectory=${folder}\nunknown.key=1\n`);
-    const warnings: string[] = [];
-    await vix.VixDiskLib_InitEx(7, 0, null, (line) => warnings.push(line), null, '/opt/vddk', config);
-    try {
-      expect(warnings).toHaveLength(1);
-      await expect(vix.VixDiskLib_Init(7, 0, null, null, null)).rejects.toMatchObject({ symbol: 'VIX_E_DISK_SUBSYSTEM_INIT_FAIL' });
-      expect(await vix.VixDiskLib_ListTransportModes()).toBe('file:san:hotadd:nbdssl:nbd');
-      const connectParams = vix.VixDiskLib_AllocateConnectParams();
-      connectParams.vmxSpec = 'moref=vm-3';
-      await vix.VixDiskLib_PrepareForAccess(connectParams, 'backup');
-      await expect(vix.VixDiskLib_PrepareForAccess(connectParams, 'x'.repeat(51))).rejects.toMatchObject({ code: 3 });
-      const connection = await vix.VixDiskLib_ConnectEx(connectParams, false, null, 'file');
-      expect((await vix.VixDiskLib_GetConnectParams(connection))?.vmxSpec).toBe('moref=vm-3');
-      const file = path();
-      const percents: number[] = [];
-      await vix.VixDiskLib_Create(connection, file, params(DiskType.MONOLITHIC_SPARSE), (_data, percent) => void percents.push(percent));
-      expect(percents.at(-1)).toBe(100);
-      const handle = await vix.VixDiskLib_Open(connection, file, 0);
-      expect(vix.VixDiskLib_GetTransportMode(handle)).toBe('file');
-      const buffer = noise(4 * SECTOR_SIZE, 1);
-      await vix.VixDiskLib_Write(handle, 8, 4, buffer);
-      await vix.VixDiskLib_Flush(handle);
-      const back = new Uint8Array(4 * SECTOR_SIZE);
-      const results: unknown[] = [];
-      expect(vix.VixDiskLib_ReadAsync(handle, 8, 4, back, (data, result) => results.push([data, result]), 'mine')).toBe(VixErrorCode.VIX_ASYNC);
-      expect(results).toEqual([]);
-      await expect(vix.VixDiskLib_Read(handle, 0, 1, back)).rejects.toMatchObject({ symbol: 'VIX_E_ASYNC_MIXEDMODE_UNSUPPORTED', code: 26000 });
-      await vix.VixDiskLib_Wait(handle);
-      expect(results).toEqual([['mine', 0]]);
-      expect(back).toEqual(buffer);
-      const reading = vix.VixDiskLib_Read(handle, 8, 4, back);
-      expect(() => vix.VixDiskLib_WriteAsync(handle, 0, 4, buffer, () => undefined)).toThrow(expect.objectContaining({ code: 26000 }) as VixError);
-      await reading;
-      await expect(vix.VixDiskLib_Read(handle, 0, 5, back)).rejects.toMatchObject({ symbol: 'VIX_E_BUFFER_TOOSMALL' });
-      expect(await vix.VixDiskLib_QueryAllocatedBlocks(handle, 0, sectors(4), 128)).toEqual([{ offset: 0, length: 128 }]);
-      await vix.VixDiskLib_WriteMetadata(handle, 'key', 'value');
-      expect(await vix.VixDiskLib_ReadMetadata(handle, 'key')).toBe('value');
-      expect(await vix.VixDiskLib_GetMetadataKeys(handle)).toContain('key');
-      expect((await vix.VixDiskLib_GetInfo(handle)).numLinks).toBe(1);
-      expect(await vix.VixDiskLib_SpaceNeededForClone(handle, DiskType.UNKNOWN)).toBeGreaterThan(65536);
-      await vix.VixDiskLib_Close(handle);
-      await expect(vix.VixDiskLib_Close(handle)).rejects.toMatchObject({ symbol: 'VIX_E_INVALID_HANDLE', code: 1000 });
-      await expect(vix.VixDiskLib_Clone(connection, path(), connection, file, null, () => false, null, false)).rejects.toMatchObject({ symbol: 'VIX_E_CANCELLED' });
-      const moved = path();
-      await vix.VixDiskLib_Rename(file, moved);
-      await vix.VixDiskLib_Grow(connection, moved, sectors(5), true);
-      await vix.VixDiskLib_Unlink(connection, moved);
-      expect(await vix.VixDiskLib_Cleanup(null)).toEqual({ numCleanedUp: 0, numRemaining: 0 });
-      await vix.VixDiskLib_EndAccess(connectParams, 'backup');
-      await vix.VixDiskLib_Disconnect(connection);
-      await expect(vix.VixDiskLib_Open(connection, file, 0)).rejects.toMatchObject({ symbol: 'VIX_E_DISK_INVALID_CONNECTION', code: 16054 });
-    } finally {
-      await vix.VixDiskLib_Exit();
-    }
-    expect(vix.VixDiskLib_GetErrorText(16008, null)).toContain('content IDs');
   });
 });
 
