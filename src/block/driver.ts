@@ -95,6 +95,8 @@ export interface ResizeOptions {
   readonly exact: boolean;
   /** The added range must read as zero (an overlay's backing file may be longer). */
   readonly zeroNew: boolean;
+  /** Looked at between steps that take long. The size is the former one where it ended the operation. */
+  readonly signal?: AbortSignal;
 }
 
 /** One open layer. */

@@ -26,7 +26,12 @@ export class FileNote {
     const files = protocolFiles(graph, note.image);
     const name = noteName(note.image);
     await files.create(name);
-    return new FileNote(graph, files, name, await fill(graph, files, name, encodeNote(note)));
+    try {
+      return new FileNote(graph, files, name, await fill(graph, files, name, encodeNote(note)));
+    } catch (error) {
+      await files.remove(name);
+      throw error;
+    }
   }
 
   /** Makes one of the files that the note says are added. @throws BlockError ALREADY_EXISTS */
@@ -47,9 +52,12 @@ export class FileNote {
     // not the temporary name of the image, which may be what is renamed
     const temporary = temporaryName(`${filename}.text`);
     await this.#files.create(temporary);
-    await (await fill(this.#graph, this.#files, temporary, content)).close();
-    await this.#files.folders.link(this.#files.place(temporary), this.#files.place(filename));
-    if (await this.#files.folders.exists(this.#files.place(temporary))) await this.#files.remove(temporary);
+    try {
+      await (await fill(this.#graph, this.#files, temporary, content)).close();
+      await this.#files.folders.link(this.#files.place(temporary), this.#files.place(filename));
+    } finally {
+      if (await this.#files.folders.exists(this.#files.place(temporary))) await this.#files.remove(temporary);
+    }
   }
 
   async remove(): Promise<void> {
@@ -68,13 +76,18 @@ export class FileNote {
   }
 }
 
-/** Durable content for a new file, which is left open. */
+/** Durable content for a new file, which is left open where that succeeds. */
 export async function fill(graph: BlockGraph, { protocol, place }: ProtocolFiles, name: string, content: Uint8Array): Promise<BlockBackend> {
   const file = await graph.openBackend({ driver: protocol.name, filename: place(name) });
-  file.allowWriteBeyondEnd = true;
-  await file.write(0, content);
-  await file.flush();
-  return file;
+  try {
+    file.allowWriteBeyondEnd = true;
+    await file.write(0, content);
+    await file.flush();
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
 }
 
 export interface ProtocolFiles {

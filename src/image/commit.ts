@@ -6,7 +6,8 @@ import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
 import { copyBuffer } from '../platform/bytes.js';
-import { RatePacer, Turns } from './pacer.js';
+import { RatePacer } from './pacer.js';
+import { Turns } from '../platform/turns.js';
 const chunkBytes = 1 << 20;
 
 export interface CommitControl {

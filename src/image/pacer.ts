@@ -1,19 +1,3 @@
-import { eventsHandled } from '../platform/bytes.js';
-
-const turnMs = 50;
-
-/** Lets signals and timers in now and then during work that may never wait by itself. */
-export class Turns {
-  #last = performance.now();
-
-  /** Call once in each round of a loop. */
-  async take(): Promise<void> {
-    if (performance.now() - this.#last < turnMs) return;
-    await eventsHandled();
-    this.#last = performance.now();
-  }
-}
-
 /** Keeps a copy below a number of bytes per second. */
 export class RatePacer {
   readonly #rate: number;

@@ -5,7 +5,7 @@ import { Req } from '../block/driver.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
 import { copyBuffer, firstDifference, isZero } from '../platform/bytes.js';
-import { Turns } from './pacer.js';
+import { Turns } from '../platform/turns.js';
 
 const chunkBytes = 1 << 21;
 

@@ -19,31 +19,33 @@ export interface CrashState {
  * torn between sectors. Endless; take as many as wanted.
  */
 export function* crashStates(recording: Recording, random: () => number): Generator<CrashState, never> {
-  for (;;) {
-    const time = Math.floor(random() * (recording.time + 1));
-    let covered = -1;
-    for (const flush of recording.flushes) if (flush.acknowledged <= time) covered = Math.max(covered, flush.submitted);
-    const submitted = recording.changes.filter((change) => change.submitted < time);
-    const durable = submitted.filter((change) => change.acknowledged <= covered);
-    const floating = submitted.filter((change) => change.acknowledged > covered);
-    const mode = Math.floor(random() * 5);
-    let survivors = floating;
-    if (mode === 1) survivors = [];
-    if (mode >= 2) {
-      const keep = random();
-      survivors = floating.filter(() => random() < keep);
-    }
-    if (mode === 3) survivors = shuffled(survivors, random);
-    if (mode === 4) survivors = survivors.flatMap((change) => (random() < 0.3 ? torn(change, random) : [change]));
-    const image = { content: recording.initial.slice(), size: recording.initial.length };
-    for (const change of durable) applyChange(image, change);
-    for (const change of survivors) applyChange(image, change);
-    yield {
-      image: image.content.slice(0, image.size),
-      time,
-      description: `cut at ${time} of ${recording.time}: ${durable.length} durable changes, ${survivors.length} of ${floating.length} others, mode ${mode}`,
-    };
+  for (;;) yield crashStateAt(recording, Math.floor(random() * (recording.time + 1)), random);
+}
+
+/** One of the states that a cut at that logical time could leave. */
+export function crashStateAt(recording: Recording, time: number, random: () => number): CrashState {
+  let covered = -1;
+  for (const flush of recording.flushes) if (flush.acknowledged <= time) covered = Math.max(covered, flush.submitted);
+  const submitted = recording.changes.filter((change) => change.submitted < time);
+  const durable = submitted.filter((change) => change.acknowledged <= covered);
+  const floating = submitted.filter((change) => change.acknowledged > covered);
+  const mode = Math.floor(random() * 5);
+  let survivors = floating;
+  if (mode === 1) survivors = [];
+  if (mode >= 2) {
+    const keep = random();
+    survivors = floating.filter(() => random() < keep);
   }
+  if (mode === 3) survivors = shuffled(survivors, random);
+  if (mode === 4) survivors = survivors.flatMap((change) => (random() < 0.3 ? torn(change, random) : [change]));
+  const image = { content: recording.initial.slice(), size: recording.initial.length };
+  for (const change of durable) applyChange(image, change);
+  for (const change of survivors) applyChange(image, change);
+  return {
+    image: image.content.slice(0, image.size),
+    time,
+    description: `cut at ${time} of ${recording.time}: ${durable.length} durable changes, ${survivors.length} of ${floating.length} others, mode ${mode}`,
+  };
 }
 
 function shuffled<T>(items: readonly T[], random: () => number): T[] {

@@ -1,20 +1,20 @@
 /** VixDiskLib's long operations, killed before one of the changes they make: the disk is the old or the new one, and Cleanup leaves nothing else. */
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { build } from 'esbuild';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { AdapterType, DiskLib, DiskType, OpenFlags, type Connection } from '../../src/face/vixdisklib/index.js';
 import { havePeers } from '../support/peers.js';
 import { randomBytes } from '../support/seed.js';
+import { bundleVixDiskLib } from '../support/vix-library.js';
 
 const project = join(import.meta.dirname, '../..');
 const folder = mkdtempSync(join(tmpdir(), 'vdisk-vix-killed-'));
 const kept = join(folder, 'kept');
 const work = join(folder, 'work');
-const library = join(folder, 'vixdisklib.cjs');
 const capacity = 8192;
+let library: string;
 let lib: DiskLib;
 let host: Connection;
 
@@ -24,6 +24,7 @@ const operations = {
   'Clone over another disk': 'await host.clone(at("split.vmdk"), host, at("sparse.vmdk"), { createParams: { diskType: 3 }, overwrite: true })',
   'Clone over a disk of one file': 'await host.clone(at("small.vmdk"), host, at("sparse.vmdk"), { createParams: { diskType: 1 }, overwrite: true })',
   'Grow': 'await host.grow(at("split.vmdk"), 16384)',
+  'Grow a flat disk': 'await host.grow(at("flat.vmdk"), 16384)',
   'Shrink': 'const disk = await host.open(at("split.vmdk"), {}); await disk.shrink()',
   'Defragment': 'const disk = await host.open(at("sparse.vmdk"), {}); await disk.defragment()',
   'CheckRepair': 'await host.checkRepair(at("broken.vmdk"), true)',
@@ -31,16 +32,11 @@ const operations = {
 } as const;
 
 beforeAll(async () => {
-  await build({
-    entryPoints: [join(project, 'src/face/vixdisklib/index.ts')], outfile: library, bundle: true, format: 'cjs', platform: 'node', target: 'node20',
-    external: ['koffi', '@bokuweb/zstd-wasm', 'hash-wasm'], banner: { js: 'const bundleUrl=require("node:url").pathToFileURL(__filename).href;' }, define: { 'import.meta.url': 'bundleUrl' },
-    supported: { 'dynamic-import': false }, logLevel: 'error',
-  });
-  symlinkSync(join(project, 'node_modules'), join(folder, 'node_modules'));
+  library = await bundleVixDiskLib(folder);
   mkdirSync(kept);
   lib = await DiskLib.init();
   host = await lib.connect();
-  for (const [name, diskType] of [['sparse', DiskType.MONOLITHIC_SPARSE], ['split', DiskType.SPLIT_SPARSE], ['small', DiskType.MONOLITHIC_SPARSE], ['broken', DiskType.MONOLITHIC_SPARSE]] as const) {
+  for (const [name, diskType] of [['sparse', DiskType.MONOLITHIC_SPARSE], ['split', DiskType.SPLIT_SPARSE], ['small', DiskType.MONOLITHIC_SPARSE], ['broken', DiskType.MONOLITHIC_SPARSE], ['flat', DiskType.MONOLITHIC_FLAT]] as const) {
     const path = join(kept, `${name}.vmdk`);
     await host.create(path, { diskType, adapterType: AdapterType.SCSI_LSILOGIC, capacity });
     await using disk = await host.open(path);

@@ -121,6 +121,22 @@ describe('a chain of twenty redo logs', () => {
     expect((await content(top())).equals(expected)).toBe(true);
   });
 
+  it('is joined in its middle to a copy of what is below', async () => {
+    const [copy, middle] = [path(), files[11]!];
+    const before = readFileSync(middle);
+    await host.clone(copy, host, files[10]!);
+    const single = await host.open(middle, { flags: OpenFlags.SINGLE_LINK });
+    await using lower = await host.open(copy, { flags: OpenFlags.READ_ONLY });
+    await lower.attach(single);
+    expect((await single.info()).numLinks).toBe(2);
+    await single.close();
+    await use(top(), OpenFlags.READ_ONLY, async (disk) => expect((await disk.info()).numLinks).toBe(links - 11 + 2));
+    expect((await content(top())).equals(expected)).toBe(true);
+    if (havePeers('qemu-img')) expect(spawnSync('qemu-img', ['info', '--backing-chain', top()], { encoding: 'utf8' }).status).toBe(0);
+    writeFileSync(middle, before);
+    await use(top(), OpenFlags.READ_ONLY, async (disk) => expect((await disk.info()).numLinks).toBe(links + 1));
+  });
+
   it('notices that a parent has changed', async () => {
     const lost = files[10]!;
     const before = readFileSync(lost);

@@ -2,13 +2,14 @@
 import { X509Certificate } from 'node:crypto';
 import { closeSync, openSync, readFileSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { inspect } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { BlockGraph } from '../../src/block/graph.js';
 import { createRegistry } from '../../src/drivers.js';
 import { NbdExport, ExportRegistry } from '../../src/face/nbd/exports.js';
 import { NbdServer } from '../../src/face/nbd/server.js';
 import {
-  AdapterType, DiskLib, DiskType, isVixError, OpenFlags, SECTOR_SIZE, type ConnectOptions, type Connection, type ConnectParams, type VixErrorSymbol,
+  AdapterType, DiskLib, DiskType, isVixError, OpenFlags, SECTOR_SIZE, type ConnectOptions, type Connection, type ConnectParams, type LogFunction, type VixErrorSymbol,
 } from '../../src/face/vixdisklib/index.js';
 import { loadTlsCredentials } from '../../src/platform/tls-credentials.js';
 import { makeCertificates, TestFolder } from '../support/nbd-servers.js';
@@ -89,6 +90,9 @@ describe('nbd', () => {
     expect(blocks).toContainEqual({ offset: 2048, length: 2048 });
     expect(blocks.reduce((sum, { length }) => sum + length, 0)).toBeLessThan(4096);
     expect(logged.join('\n')).not.toContain('secret');
+    const error: unknown = await connection.open('nowhere').catch((reason: unknown) => reason);
+    for (const shown of [error, connection, disk, connection.params]) expect(inspect(shown, { depth: 9, showHidden: true }) + JSON.stringify(shown)).not.toContain('secret');
+    expect(isVixError(error, 'VIX_E_FILE_NOT_FOUND')).toBe(true);
     await disk.close();
   });
 
@@ -154,6 +158,21 @@ describe('nbd', () => {
     await new Promise<void>((resolve) => { silent.listen(0, '127.0.0.1', resolve); });
     stops.push(async () => silent.close());
     expect(await failure((await connect({ serverName: '127.0.0.1', port: (silent.address() as { port: number }).port }, nbd)).open('disk'))).toBe('VIX_E_HOST_NETBLKDEV_HANDSHAKE');
+  });
+
+  it('what is said of the way there can be left out', async () => {
+    for (const [level, expected] of [[1, []], [2, ['warn']], [3, ['warn', 'log']]] as const) {
+      const { port } = await serve(['disk']);
+      const config = folder.file('levels.conf');
+      writeFileSync(config, `vixDiskLib.transport.LogLevel=${level}\n`);
+      const said: string[] = [];
+      const say: LogFunction = (_message, details) => { if (details.component === 'transport') said.push(details.level); };
+      await using heard = await DiskLib.init({ configFile: config, log: say, warn: say });
+      // nbdssl is tried first, and refused
+      await using disk = await (await heard.connect({ serverName: '127.0.0.1', port })).open('disk', { flags: OpenFlags.READ_ONLY | OpenFlags.COMPRESSION_SKIPZ });
+      expect(said, String(level)).toEqual(expected);
+      expect(disk.transportMode).toBe('nbd');
+    }
   });
 
   it('transports that there are not', async () => {

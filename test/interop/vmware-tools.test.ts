@@ -295,6 +295,12 @@ describe.skipIf(!havePlainPeers)('vmware-mount', () => {
     expect(JSON.parse(run('-p', '--json', 'parts.vmdk'))).toMatchObject({ scheme: 'mbr', partitions: partitions.map(({ start }) => ({ start: start * 512 })) });
   });
 
+  test('a disk that is not there', () => {
+    for (const words of [['-p', 'nowhere.vmdk'], ['-f', 'nowhere.vmdk', 'mnt']]) {
+      expect(folder.run(mounter, words)).toMatchObject({ status: 1, stdout: '', stderr: expect.stringMatching(/^vmware-mount: Could not open '[^']*nowhere.vmdk': No such file or directory\n$/) as string });
+    }
+  });
+
   test('-p of a disk without partitions', () => {
     folder.succeed(manager, ['-q', '-c', '-s', '5MB', 'blank.vmdk']);
     expect(folder.run(mounter, ['-p', 'blank.vmdk'])).toMatchObject({ status: 1, stdout: '', stderr: expect.stringContaining('blank.vmdk has no partition table') as string });

@@ -156,7 +156,7 @@ export function canonicalPath(filename: string): string {
 export function prefixed(prefix: string, error: unknown): unknown {
   if (!(error instanceof BlockError)) return error;
   // the peers say it twice where the file itself cannot be opened
-  const said = programName() === 'vdisk' && error.message.startsWith(`${prefix}: `);
+  const said = !programName().startsWith('qemu-') && error.message.startsWith(`${prefix}: `);
   return new BlockError(error.code, said ? error.message : `${prefix}: ${error.message}`, error.context, error);
 }
 

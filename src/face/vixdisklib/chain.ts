@@ -10,12 +10,14 @@ import { parentHint } from './making.js';
 import { driverOf } from './opening.js';
 import { controlled, type LongOperation } from './progress.js';
 
-/** @returns whether the disk is of a kind that can be rewritten */
-export async function compactOpen({ graph, journal }: LibraryContext, path: string, dropZeroes: boolean, control: LongOperation): Promise<boolean> {
+/** @throws VixError VIX_E_DISK_CANTSHRINK where zeroes are to be dropped from a disk that is not sparse */
+export async function compactOpen({ graph, journal }: LibraryContext, path: string, dropZeroes: boolean, control: LongOperation): Promise<void> {
   const end = journal.begin(dirname(path), path);
   try {
-    const { rewritten } = await controlled(control, ({ signal, progress }) => compactImage(graph, path, { ...driverOf(path), dropZeroes, signal, progress }));
-    return rewritten;
+    await controlled(control, async ({ signal, progress }) => {
+      const { rewritten } = await compactImage(graph, path, { ...driverOf(path), dropZeroes, signal, progress });
+      if (dropZeroes && !rewritten) throw new VixError('VIX_E_DISK_CANTSHRINK', 'it is not sparse', { path });
+    });
   } finally {
     end?.();
   }

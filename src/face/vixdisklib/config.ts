@@ -5,7 +5,10 @@ import { guarded, VixError } from './errors.js';
 /** Settings by their names as written. */
 export type Configuration = ReadonlyMap<string, string>;
 
-/** Names that are known; `numbers` with the range that is allowed. Others are kept and warned of, since other releases have more. */
+/**
+ * Names that are known; `numbers` with the range that is allowed. Others are kept and warned of, since other releases have more. Those
+ * of `nfc` and `nfcAio` are about a protocol that is not spoken here: they are checked, and do nothing.
+ */
 const numbers: Readonly<Record<string, readonly [least: number, most: number]>> = {
   'vixDiskLib.transport.LogLevel': [0, 6],
   'vixDiskLib.nfc.LogLevel': [0, 4],
@@ -36,6 +39,12 @@ export function parseConfiguration(text: string, warn: (message: string) => void
     settings.set(name, value);
   }
   return settings;
+}
+
+/** A setting that is a number; undefined where it is not set. */
+export function numberSetting(configuration: Configuration, name: string): number | undefined {
+  const text = configuration.get(name);
+  return text === undefined ? undefined : Number(text);
 }
 
 /** @throws VixError VIX_E_FILE_NOT_FOUND and the like; VIX_E_INVALID_ARG for what it holds */

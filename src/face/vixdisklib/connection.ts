@@ -10,8 +10,9 @@ import type { ConnectParameters } from './connect-params.js';
 import { OpenFlags, SECTOR_SIZE, type TransportMode } from './constants.js';
 import type { LibraryContext } from './context.js';
 import { Disk } from './disk.js';
-import { transferFailure, VixError } from './errors.js';
-import { links } from './info.js';
+import { preallocationOf } from './disk-types.js';
+import { guarded, transferFailure, VixError } from './errors.js';
+import { describeDisk, links } from './info.js';
 import { cloneDisk, copyOnto, createDisk, localPath, type CloneParams, type CreateParams } from './making.js';
 import { diskFailure, driverOf, fileSpec, formatOfName, isReadOnly, openLocal, openRemote } from './opening.js';
 import { controlled, type LongOperation } from './progress.js';
@@ -125,22 +126,24 @@ export class Connection {
   }
 
   /**
-   * Makes a disk larger; `capacity` is that of the whole, in sectors. VixDiskLib_Grow, since VDDK 1.0.
+   * Makes a disk larger; `capacity` is that of the whole, in sectors. Flat disks, but for thin ones, take their new space at once.
+   * VixDiskLib_Grow, since VDDK 1.0.
    * @param updateGeometry what the disk says of its cylinders grows with it
-   * @throws VixError VIX_E_INVALID_ARG where it would not become larger or this library has it open, VIX_E_DISK_NOTNORMAL where it is a child
+   * @throws VixError VIX_E_INVALID_ARG where it would not become larger or this library has it open, VIX_E_DISK_NOTNORMAL where it is a
+   * child, VIX_E_DISK_FULL, after which the disk is as before
    */
   async grow(path: string, capacity: Sectors, updateGeometry = true, control: LongOperation = {}): Promise<void> {
     this.#assertLocal(path);
     const size = toBytes(capacity, 'the capacity');
     if ([...this.#disks].some((disk) => disk.path === path)) throw new VixError('VIX_E_INVALID_ARG', 'the disk is open', { path });
-    await this.#onFile(path, () => controlled(control, async () => {
+    await this.#onFile(path, () => controlled(control, async ({ signal }) => {
       await using image = await this.#init.context.graph.openBackend(fileSpec(localPath(path)), { gate: this.#init.context.gate, noBacking: true });
       if (image.facet('backing')?.filename !== undefined) throw new VixError('VIX_E_DISK_NOTNORMAL', 'only a disk without parents can grow', { path });
       if (size <= image.size) throw new VixError('VIX_E_INVALID_ARG', `the disk has ${image.size / SECTOR_SIZE} sectors already`, { path });
       const database = image.facet('diskDatabase');
-      const cylinders = database?.entries().get('geometry.cylinders');
-      await resizeImage(image, { size, preallocation: 'off', shrink: false });
-      if (!updateGeometry && cylinders !== undefined) await database?.set('geometry.cylinders', cylinders);
+      const geometry = [...database?.entries() ?? []].filter(([key]) => /^geometry\.(bios)?cylinders$/i.test(key));
+      await resizeImage(image, { size, preallocation: preallocationOf(describeDisk(image.node).diskType), shrink: false, signal });
+      if (!updateGeometry) for (const [key, cylinders] of geometry) await database?.set(key, cylinders);
     }));
   }
 
@@ -160,7 +163,7 @@ export class Connection {
    */
   async unlink(path: string): Promise<{ readonly orphans: readonly string[] }> {
     this.#assertLocal(path);
-    const orphans = await this.#childrenOf(localPath(path));
+    const orphans = await guarded(path, () => this.#childrenOf(localPath(path)));
     await this.#onFile(path, () => removeImage(this.#init.context.graph, path, driverOf(path)));
     for (const orphan of orphans) this.#init.context.logger.warn(`${orphan} has lost its parent ${path}`);
     return { orphans };

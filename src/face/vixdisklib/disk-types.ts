@@ -25,6 +25,13 @@ export function diskTypeOf(createType: string | undefined, thin: boolean): DiskT
   return DiskType.UNKNOWN;
 }
 
+/** Those that take their space when they are made, and when they grow. */
+const thickTypes: readonly DiskType[] = [DiskType.MONOLITHIC_FLAT, DiskType.SPLIT_FLAT, DiskType.VMFS_FLAT];
+
+export function preallocationOf(type: DiskType): 'off' | 'falloc' {
+  return thickTypes.includes(type) ? 'falloc' : 'off';
+}
+
 /** @throws VixError VIX_E_INVALID_ARG */
 export function adapterName(type: AdapterType): string {
   const name = adapters.get(type);

@@ -162,8 +162,7 @@ export class Disk {
    * stream-optimized ones
    */
   async shrink(control: LongOperation = {}): Promise<void> {
-    const rewritten = await this.#offline((path) => compactOpen(this.#init.context, path, true, control));
-    if (!rewritten) throw new VixError('VIX_E_DISK_CANTSHRINK', 'it is not sparse', { path: this.path });
+    await this.#offline((path) => compactOpen(this.#init.context, path, true, control));
   }
 
   /** Brings the blocks of a sparse disk into the order of the disk; does nothing with flat ones. VixDiskLib_Defragment, since VDDK 1.0. */

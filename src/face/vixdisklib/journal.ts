@@ -30,7 +30,7 @@ export class Journal {
       if (users > 0) this.#users.set(folder, users);
       else {
         this.#users.delete(folder);
-        rmSync(note, { force: true });
+        this.#remove(note);
       }
     };
   }
@@ -69,6 +69,14 @@ export class Journal {
       if (this.#isOurs()) writeFileSync(note, folder, { mode: 0o600 });
     } catch {
       // a full or read-only disk is no reason not to do what was asked
+    }
+  }
+
+  #remove(note: string): void {
+    try {
+      rmSync(note, { force: true });
+    } catch {
+      // what was asked is done; Cleanup takes the note for one of a run that ended
     }
   }
 

@@ -4,7 +4,7 @@ import type { OpenGate } from '../../block/gate.js';
 import type { UserObject } from '../../block/objects.js';
 import { createRegistry } from '../../drivers.js';
 import { removeLeftovers } from '../../image/files.js';
-import { readConfiguration, type Configuration } from './config.js';
+import { numberSetting, readConfiguration, type Configuration } from './config.js';
 import { Connection } from './connection.js';
 import { ConnectParameters, type ConnectParams } from './connect-params.js';
 import { TRANSPORT_MODES } from './constants.js';
@@ -78,7 +78,8 @@ export class DiskLib {
     const warnings: string[] = [];
     const configuration = options.configFile === undefined ? new Map<string, string>() : await readConfiguration(options.configFile, (message) => warnings.push(message));
     return guarded(configuration.get('log.fileName'), () => {
-      const logger = new Logger(withLogFile(options, configuration.get('log.fileName')));
+      const functions = withLogFile(options, configuration.get('log.fileName'), numberSetting(configuration, 'log.fileLevel'));
+      const logger = new Logger(functions, numberSetting(configuration, 'vixDiskLib.transport.LogLevel'));
       for (const message of warnings) logger.warn(message);
       return new DiskLib(options, configuration, logger);
     });
@@ -92,12 +93,14 @@ export class DiskLib {
   /**
    * Without parameters, or without a `serverName` in them, to this host. VixDiskLib_Connect and VixDiskLib_ConnectEx, since VDDK 1.0.
    * Servers are not called before a disk is opened.
-   * @throws VixError VIX_E_INVALID_ARG, VIX_E_INVALID_HOSTNAME_SPECIFICATION; VIX_E_NOT_SUPPORTED for san and hotadd alone
+   * @throws VixError VIX_E_INVALID_ARG (also for a snapshotRef without a server), VIX_E_INVALID_HOSTNAME_SPECIFICATION;
+   * VIX_E_NOT_SUPPORTED for san and hotadd alone
    */
   async connect(params?: ConnectParams | null, options: ConnectOptions = {}): Promise<Connection> {
     this.#assertOpen();
     const checked = params ? new ConnectParameters(params) : undefined;
     const remote = checked?.serverName !== undefined;
+    if (!remote && options.snapshotRef) throw new VixError('VIX_E_INVALID_ARG', 'only servers have snapshots by reference; open the redo log below');
     const wanted = parseTransportModes(options.transportModes);
     const usable = usableModes(wanted, remote);
     // what was encrypted to a certain server by choice does not go unencrypted to any other by default

@@ -11,9 +11,9 @@ import { renameImage, replaceImage, temporaryName } from '../../image/files.js';
 import { measureImage } from '../../image/measure.js';
 import { AdapterType, DiskType, HWVersion, SECTOR_SIZE } from './constants.js';
 import type { LibraryContext } from './context.js';
-import { adapterName, subformatOf } from './disk-types.js';
+import { adapterName, preallocationOf, subformatOf } from './disk-types.js';
 import { VixError } from './errors.js';
-import { describeDisk } from './info.js';
+import { databaseOf, describeDisk } from './info.js';
 import { diskFailure, fileSpec } from './opening.js';
 import { controlled, throwIfCancelled, type LongOperation, type Running } from './progress.js';
 import { toBytes, type Sectors } from './sectors.js';
@@ -27,7 +27,7 @@ export interface CreateParams {
   readonly hwVersion?: number | undefined;
   /** Sectors. A clone takes the source's where this is 0 or absent. */
   readonly capacity?: Sectors | undefined;
-  /** Bytes; 0 or absent: 512, the only size that can be made. Since VDDK 7.0. */
+  /** Bytes; 0 or absent: 512. 4096 is VIX_E_DISK_NOTSUPPORTED: the sectors of a VMDK have 512. Since VDDK 7.0. */
   readonly logicalSectorSize?: number | undefined;
   /** Bytes; 0 or absent: 512; or 4096. Since VDDK 7.0. */
   readonly physicalSectorSize?: number | undefined;
@@ -40,7 +40,7 @@ export interface ChildParams extends LongOperation {
 
 const childTypes: readonly DiskType[] = [DiskType.MONOLITHIC_SPARSE, DiskType.SPLIT_SPARSE, DiskType.VMFS_SPARSE];
 const largestHardware = 0xffff;
-const physicalSizes: readonly number[] = [SECTOR_SIZE, 4096];
+const sectorSizes: readonly number[] = [SECTOR_SIZE, 4096];
 
 /** @throws VixError VIX_E_INVALID_ARG where the path is relative */
 export function localPath(path: string): string {
@@ -48,18 +48,19 @@ export function localPath(path: string): string {
   return path;
 }
 
-/** Options of the engine's create. @throws VixError */
-/** They take their space when they are made. */
-const thickTypes: readonly DiskType[] = [DiskType.MONOLITHIC_FLAT, DiskType.SPLIT_FLAT, DiskType.VMFS_FLAT];
+function isHardware(version: number): boolean {
+  return Number.isInteger(version) && version > 0 && version <= largestHardware;
+}
 
+/** Options of the engine's create. @throws VixError */
 function createOptions(params: CreateParams): Record<string, OptionValue> {
   const { hwVersion = 0, logicalSectorSize = 0, physicalSectorSize = 0 } = params;
-  if (!Number.isInteger(hwVersion) || hwVersion < 0 || hwVersion > largestHardware) throw new VixError('VIX_E_INVALID_ARG', `there is no hardware version ${hwVersion}`);
-  if (logicalSectorSize !== 0 && logicalSectorSize !== SECTOR_SIZE) throw new VixError('VIX_E_DISK_NOTSUPPORTED', `logical sectors of ${logicalSectorSize} bytes`);
-  if (physicalSectorSize !== 0 && !physicalSizes.includes(physicalSectorSize)) throw new VixError('VIX_E_INVALID_ARG', `physical sectors of ${physicalSectorSize} bytes`);
+  if (hwVersion !== 0 && !isHardware(hwVersion)) throw new VixError('VIX_E_INVALID_ARG', `there is no hardware version ${hwVersion}`);
+  for (const size of [logicalSectorSize, physicalSectorSize]) if (size !== 0 && !sectorSizes.includes(size)) throw new VixError('VIX_E_INVALID_ARG', `sectors of ${size} bytes`);
+  if (logicalSectorSize > SECTOR_SIZE) throw new VixError('VIX_E_DISK_NOTSUPPORTED', `a VMDK counts in sectors of ${SECTOR_SIZE} bytes, and cannot be made with logical ones of ${logicalSectorSize}`);
   return {
     subformat: subformatOf(params.diskType), adapter_type: adapterName(params.adapterType), hwversion: String(hwVersion || HWVersion.ESX4X),
-    identity: true, ...(thickTypes.includes(params.diskType) && { preallocation: 'falloc' }), ...(physicalSectorSize > SECTOR_SIZE && { ddb: `physicalSectorSize=${physicalSectorSize}` }),
+    preallocation: preallocationOf(params.diskType), identity: true, ...(physicalSectorSize > SECTOR_SIZE && { ddb: `physicalSectorSize=${physicalSectorSize}` }),
   };
 }
 
@@ -91,7 +92,7 @@ export function parentHint(parent: string, child: string): string {
 }
 
 export interface CloneParams extends LongOperation {
-  /** Type, adapter, hardware version of the new disk; what is left out is as in the source. */
+  /** Type, adapter, hardware version, physical sectors of the new disk; what is left out (or 0) is as in the source. */
   readonly createParams?: Partial<CreateParams> | undefined;
   /** An existing disk is replaced, when the new one is complete. */
   readonly overwrite?: boolean | undefined;
@@ -105,7 +106,11 @@ export async function cloneDisk(context: LibraryContext, source: BlockBackend, p
   const adapterType = known(given.adapterType, known(info.adapterType, AdapterType.SCSI_LSILOGIC));
   const capacity = toBytes(given.capacity || info.capacity);
   if (capacity < source.size) throw new VixError('VIX_E_INVALID_ARG', 'the clone would be smaller than its source', { path });
-  const options: Record<string, OptionValue> = { ...createOptions({ ...given, diskType, adapterType }), size: capacity };
+  // nonsense in a source is no reason not to copy it
+  const former = Number(databaseOf(source.node).get('virtualHWVersion'));
+  const hwVersion = given.hwVersion || (isHardware(former) ? former : 0);
+  const physicalSectorSize = given.physicalSectorSize || (sectorSizes.includes(info.physicalSectorSize) ? info.physicalSectorSize : 0);
+  const options: Record<string, OptionValue> = { ...createOptions({ ...given, diskType, adapterType, hwVersion, physicalSectorSize }), size: capacity };
   const optionText = Object.entries(options).map(([key, value]) => `${key}=${value === true ? 'on' : String(value)}`).join(',');
   await controlled(params, (running) => making(context, path, params.overwrite === true, async (temporary) => {
     await convertImages(context.graph, {
@@ -142,18 +147,22 @@ export async function spaceNeeded({ graph }: LibraryContext, source: BlockBacken
  */
 async function making(context: LibraryContext, path: string, overwrite: boolean, build: (temporary: string) => Promise<void>): Promise<void> {
   const folder = dirname(localPath(path));
-  if (!overwrite) refuseExisting(path);
-  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) throw new VixError('VIX_E_FILE_NOT_FOUND', `there is no folder ${folder}`, { path });
   const end = context.journal.begin(folder, path);
   if (end === undefined) throw new VixError('VIX_E_OBJECT_IS_BUSY', 'it is being made already', { path });
   // replacing a file at once takes the plain temporary name
   const temporary = temporaryName(path.replace(/(\.[^./]*)?$/, '.new$1'));
   try {
+    if (!overwrite) refuseExisting(path);
+    if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) throw new VixError('VIX_E_FILE_NOT_FOUND', `there is no folder ${folder}`, { path });
     removeUnfinished(temporary);
     await build(temporary);
     await (overwrite ? replaceImage : renameImage)(context.graph, temporary, path, { driver: 'vmdk' });
   } catch (error) {
-    removeUnfinished(temporary);
+    try {
+      removeUnfinished(temporary);
+    } catch {
+      // why it could not be made says more
+    }
     throw diskFailure(error, path);
   } finally {
     end();

@@ -117,11 +117,13 @@ export async function createVmdk(target: BlockBackend, options: OptionValues & {
   const text = new TextEncoder().encode(formatDescriptor({ ...plan, ...parent, cid, extents, entries }));
   target.allowWriteBeyondEnd = true;
   if (!plan.apart && !plan.split) return run(createAlone(target, plan, text));
+  const { signal } = context;
   for (const { filename, sectors } of extents) {
+    signal?.throwIfAborted();
     const file = await context.createFile(parts.folder + filename!);
     file.allowWriteBeyondEnd = true;
     try {
-      if (plan.flat) await file.resize(sectors * sectorSize, { exact: false, preallocation: plan.preallocation });
+      if (plan.flat) await file.resize(sectors * sectorSize, { exact: false, preallocation: plan.preallocation, ...(signal && { signal }) });
       else if (plan.apart) await file.write(0, encodeCowd(sectors, parent.parentHint !== undefined));
       else await run(layOut(file, sparseLayout(sectors, plan), new Uint8Array(0)));
     } finally {

@@ -85,13 +85,19 @@ export class FlatExtent implements Extent {
 
   *end(): Steps<void> {}
 
-  *grow(size: number, { preallocation }: ResizeOptions): Steps<void> {
+  *grow(size: number, { preallocation, signal }: ResizeOptions): Steps<void> {
     const end = this.#start + size;
     const former = this.#start + this.size;
     const filled = Math.min(this.file.size, end);
     if (filled > former) yield* wait(this.file.writeZeroes(former, filled - former, Req.MAY_UNMAP));
-    if (end > this.file.size) yield* wait(this.file.resize(end, { exact: false, preallocation }));
+    if (end > this.file.size) yield* wait(this.file.resize(end, { exact: false, preallocation, ...(signal && { signal }) }));
     yield* wait(this.file.flush());
+    this.size = size;
+  }
+
+  /** Undoes grow(). */
+  *cut(size: number): Steps<void> {
+    yield* wait(this.file.resize(this.#start + size, { exact: false }));
     this.size = size;
   }
 }

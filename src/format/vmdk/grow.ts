@@ -16,8 +16,8 @@ import { SparseExtent } from './sparse.js';
 const maxIdeCylinders = 16_383;
 
 /**
- * The last extent grows first, which is to be seen at once where the descriptor lies in it; extents that follow belong to the disk when
- * the descriptor names them. Until this is done the disk has its former size, or that of the grown extent, or the new one.
+ * Extents that follow are made first, then the last one grows, which is to be seen at once where the descriptor lies in it; all belong to
+ * the disk when the descriptor names them. Where there is no room the files are as before.
  * @throws BlockError NOT_SUPPORTED where the room cannot be allocated as wanted
  */
 export function* growDisk(image: VmdkImage, context: OpenContext<object>, size: number, options: ResizeOptions): Steps<void> {
@@ -32,13 +32,25 @@ export function* growDisk(image: VmdkImage, context: OpenContext<object>, size: 
   const start = image.starts.at(-1)!;
   if (unit === Infinity && last.grainSize !== undefined && size > maxSparseSectors * sectorSize) throw systemError(Errno.EFBIG, { op: 'resize' });
   const grown = Math.min(size - start, unit);
-  if (grown > last.size) yield* last.grow(grown, options);
   const added: number[] = [];
   for (let at = start + grown; at < size; at += unit) added.push(Math.min(unit, size - at));
   const lines = withLastSize(descriptor, grown / sectorSize);
-  if (added.length === 0) yield* image.edit({ extents: lines, entries: geometry(descriptor, size) });
-  else yield* addExtents({ image, context, size, options }, lines, added);
+  const finish = (more: readonly ExtentLine[] = []): Steps<void> => growLast(last, grown, options, () => image.edit({ extents: [...lines, ...more], entries: geometry(descriptor, size) }));
+  if (added.length === 0) yield* finish();
+  else yield* addExtents({ image, context, options, finish }, lines.length, added);
   image.measure();
+}
+
+/** A longer extent that the descriptor cannot be told of is cut again. */
+function* growLast(last: Extent, size: number, options: ResizeOptions, tell: () => Steps<void>): Steps<void> {
+  const former = last.size;
+  if (size > former) yield* last.grow(size, options);
+  try {
+    yield* tell();
+  } catch (error) {
+    if (size > former && last instanceof FlatExtent) yield* last.cut(former);
+    throw error;
+  }
 }
 
 function isSplit({ createType }: Descriptor): boolean {
@@ -53,35 +65,40 @@ function withLastSize({ extents }: Descriptor, sectors: number): ExtentLine[] {
 interface Growth {
   readonly image: VmdkImage;
   readonly context: OpenContext<object>;
-  readonly size: number;
   readonly options: ResizeOptions;
+  /** Makes the disk what it is to be, with these extents behind its own. */
+  readonly finish: (added: readonly ExtentLine[]) => Steps<void>;
 }
 
-function* addExtents({ image, context, size, options }: Growth, lines: readonly ExtentLine[], sizes: readonly number[]): Steps<void> {
+function* addExtents({ image, context, options, finish }: Growth, former: number, sizes: readonly number[]): Steps<void> {
   const last = image.extents.at(-1)!;
   const flat = last instanceof FlatExtent;
   const parts = nameParts(image.file.node.filename);
   const added = sizes.map((bytes, index): ExtentLine => ({
-    access: 'RW', sectors: bytes / sectorSize, type: flat ? 'FLAT' : 'SPARSE', filename: splitName(parts, flat, lines.length + index + 1), offset: 0,
+    access: 'RW', sectors: bytes / sectorSize, type: flat ? 'FLAT' : 'SPARSE', filename: splitName(parts, flat, former + index + 1), offset: 0,
   }));
   const wanted = added.map((line, index): NewFile => ({
-    name: `extents.${lines.length + index}`, reference: { kind: 'extent', filename: line.filename!, role: flat ? 'data' : 'image' },
+    name: `extents.${former + index}`, reference: { kind: 'extent', filename: line.filename!, role: flat ? 'data' : 'image' },
   }));
   const zeroedGrain = last instanceof SparseExtent && last.knowsZeroes;
   yield* wait(context.newFiles(wanted, (children) => run(useFiles(children))));
 
   function* useFiles(children: readonly BlockChild[]): Steps<void> {
     const extents: Extent[] = [];
-    for (const [index, child] of children.entries()) extents.push(yield* newExtent(child, added[index]!, zeroedGrain, options));
-    yield* image.edit({ extents: [...lines, ...added], entries: geometry(image.descriptor, size) });
+    for (const [index, child] of children.entries()) {
+      options.signal?.throwIfAborted();
+      extents.push(yield* newExtent(child, added[index]!, zeroedGrain, options));
+    }
+    options.signal?.throwIfAborted();
+    yield* finish(added);
     image.extents.push(...extents);
   }
 }
 
-function* newExtent(file: BlockChild, { sectors, type }: ExtentLine, zeroedGrain: boolean, { preallocation }: ResizeOptions): Steps<Extent> {
+function* newExtent(file: BlockChild, { sectors, type }: ExtentLine, zeroedGrain: boolean, { preallocation, signal }: ResizeOptions): Steps<Extent> {
   const size = sectors * sectorSize;
   if (type === 'FLAT') {
-    yield* wait(file.resize(size, { exact: false, preallocation }));
+    yield* wait(file.resize(size, { exact: false, preallocation, ...(signal && { signal }) }));
     yield* wait(file.flush());
     return new FlatExtent(file, { start: 0, size, type });
   }

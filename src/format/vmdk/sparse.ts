@@ -210,12 +210,19 @@ export class SparseExtent extends GrainExtent {
     const length = directoryBytes + (tableCount - shape.tableCount) * tableBytes;
     const copies = shape.redundant === undefined ? 1 : 2;
     const place = this.#take(copies * length, this.kind === 'hosted' ? this.grainSize : sectorSize);
-    yield* wait(this.file.writeZeroes(place, copies * length, Req.MAY_UNMAP));
-    const directory = place + (copies - 1) * length;
-    yield* this.#copyDirectory(shape.directory, directory, tableCount, directory + directoryBytes, tableBytes);
-    if (shape.redundant === undefined) return { directory };
-    yield* this.#copyDirectory(shape.redundant, place, tableCount, place + directoryBytes, tableBytes);
-    return { directory, redundant: place };
+    try {
+      yield* wait(this.file.writeZeroes(place, copies * length, Req.MAY_UNMAP));
+      const directory = place + (copies - 1) * length;
+      yield* this.#copyDirectory(shape.directory, directory, tableCount, directory + directoryBytes, tableBytes);
+      if (shape.redundant === undefined) return { directory };
+      yield* this.#copyDirectory(shape.redundant, place, tableCount, place + directoryBytes, tableBytes);
+      return { directory, redundant: place };
+    } catch (error) {
+      // nobody else has taken room since
+      this.#free = place;
+      if (this.file.size > place) yield* wait(this.file.resize(place, { exact: false }));
+      throw error;
+    }
   }
 
   /** `tables`: place of the first new table, `tableBytes` of each; 0: there are none yet. */

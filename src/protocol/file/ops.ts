@@ -157,7 +157,7 @@ export class FileOps extends BlockOps {
     return { kind: 'data', length: Math.min(length, hole - offset) };
   }
 
-  override async resize(size: number, { preallocation, exact }: ResizeOptions): Promise<void> {
+  override async resize(size: number, { preallocation, exact, signal }: ResizeOptions): Promise<void> {
     if (this.#isDevice) {
       if (preallocation !== 'off') throw new BlockError('NOT_SUPPORTED', `Preallocation mode '${preallocation}' unsupported for this non-regular file`);
       if (exact && size !== this.#size) throw new BlockError('NOT_SUPPORTED', 'Cannot resize device files', { errno: Errno.ENOTSUP });
@@ -165,7 +165,7 @@ export class FileOps extends BlockOps {
       return;
     }
     this.#forgetData();
-    if (preallocation !== 'off') await preallocate(this.#fd, this.#native, this.#size, size, preallocation);
+    if (preallocation !== 'off') await preallocate(this.#fd, this.#native, this.#size, size, preallocation, signal);
     else if (size > this.#size) this.#grow(size);
     else await truncateFile(this.#fd, size).catch((error: unknown) => { throw resizeError(error); });
     if (size < this.#size) this.#startedEnd = size;

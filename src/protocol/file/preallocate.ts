@@ -17,12 +17,12 @@ const chunk = 1 << 20;
  * Lengthens the file to `size` bytes, reserving the added range (falloc) or writing it (full). Rejects with QEMU's texts; the file
  * then has its former length.
  */
-export async function preallocate(fd: number, native: Native | undefined, formerSize: number, size: number, mode: Exclude<Preallocation, 'off'>): Promise<void> {
+export async function preallocate(fd: number, native: Native | undefined, formerSize: number, size: number, mode: Exclude<Preallocation, 'off'>, signal?: AbortSignal): Promise<void> {
   if (mode === 'metadata') throw new BlockError('NOT_SUPPORTED', `Unsupported preallocation mode: ${mode}`, { errno: Errno.ENOTSUP });
   if (size < formerSize) throw new BlockError('INVALID_ARGUMENT', 'Preallocation can only be used for growing images', { errno: Errno.EINVAL });
   if (size === formerSize) return;
   try {
-    if (mode === 'full' || !await reserve(fd, native, formerSize, size)) await writeZeroes(fd, formerSize, size);
+    if (mode === 'full' || !await reserve(fd, native, formerSize, size)) await writeZeroes(fd, formerSize, size, signal);
   } catch (error) {
     await truncateFile(fd, formerSize).catch(() => undefined);
     throw error;
@@ -49,15 +49,19 @@ async function reserve(fd: number, native: Native | undefined, start: number, en
   return true;
 }
 
-async function writeZeroes(fd: number, start: number, end: number): Promise<void> {
+async function writeZeroes(fd: number, start: number, end: number, signal: AbortSignal | undefined): Promise<void> {
   const zeroes = new Uint8Array(Math.min(chunk, end - start));
   let plain: number | undefined;
   try {
     // The descriptor itself may want aligned memory (O_DIRECT).
     plain = await openFile(`/proc/self/fd/${fd}`, 'r+');
-    for (let at = start; at < end; at += chunk) await writeLater(plain, at, zeroes.subarray(0, Math.min(chunk, end - at)), 0);
+    for (let at = start; at < end; at += chunk) {
+      signal?.throwIfAborted();
+      await writeLater(plain, at, zeroes.subarray(0, Math.min(chunk, end - at)), 0);
+    }
     await syncFile(plain);
   } catch (error) {
+    if (signal?.aborted === true) throw error;
     throw systemError(error instanceof BlockError ? error.errno : errnoOf(error), { op: 'resize' }, 'Could not write zeros for preallocation', error);
   } finally {
     if (plain !== undefined) await closeFile(plain);

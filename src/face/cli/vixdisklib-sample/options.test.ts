@@ -11,6 +11,7 @@ test.each([
     [['-wmeta', 'key'], '-wmeta takes 2 words'],
     [['-frob', 's.vmdk'], "'-frob' is no option"],
     [['-info', '-thumb', 'aa', 's.vmdk'], 'Which server? -host NAME'],
+    [['-info', '-ssmoref', 'snapshot-1', 's.vmdk'], 'Which server? -host NAME'],
 ])('%j is not understood', (words, message) => {
   expect(() => parseOptions(words)).toThrow(expect.objectContaining({ constructor: CliError, exitCode: 2, message }) as Error);
 });

@@ -103,7 +103,7 @@ function connectParams(given: ReadonlyMap<string, string>, port: (name: string) 
     ...(cookie !== undefined && { credType: CredType.SESSIONID, creds: { cookie, userName } }),
     ...(fcd !== undefined && { specType: SpecType.VSTORAGE_OBJECT, vStorageObjSpec: { id: fcd, datastoreMoRef: text('fcdds') ?? '', ...(given.has('fcdssid') && { ssId: text('fcdssid')! }) } }),
   };
-  const said = ['host', 'vm', 'thumb', 'port', 'nfchostport', 'password', 'cookie', 'fcdid'].some((name) => given.has(name));
+  const said = ['host', 'vm', 'ssmoref', 'thumb', 'port', 'nfchostport', 'password', 'cookie', 'fcdid'].some((name) => given.has(name));
   if (said && params.serverName === undefined) throw misuse('Which server? -host NAME');
   return said ? params : null;
 }

@@ -23,6 +23,7 @@ export const help = `vmware-vdiskmanager: makes and keeps virtual disks in VMwar
                3  flat files of 2 GB
   -h HOST      with -r: DISK is the name of an export of the NBD server HOST, which must be there and large enough
   -P PORT      its port (default 10809)
+  -u USER, -f FILE   taken, and not used: NBD knows no users
   -q           print nothing but errors
   --json       print the result as JSON
   --help       this text
