@@ -148,10 +148,11 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
   const guests = async (): Promise<void> => void await Promise.all([guest(), guest(), guest()]);
   await guests();
   if (setup.shrinksTo !== undefined) {
+    // what is cut off may turn to zeroes before the size changes
+    const acknowledge = history.write(setup.shrinksTo, new Uint8Array(setup.size - setup.shrinksTo), recording.time);
     await disk.resize(setup.shrinksTo);
     allowed += setup.requests / 4;
     await guests();
-    const acknowledge = history.write(setup.shrinksTo, new Uint8Array(setup.size - setup.shrinksTo), recording.time);
     await disk.resize(setup.size, { zeroNew: true });
     acknowledge(recording.time);
     allowed += setup.requests / 4;
