@@ -96,6 +96,8 @@ describe('check agrees with qemu-img', () => {
           const repair = (['none', 'leaks', 'all'] as const)[random(3)]!;
           writeFileSync(file, damaged);
           const theirs = qemu(['check', '--output=json', ...(repair === 'none' ? [] : ['-r', repair]), '-f', 'qcow2', file]);
+          // it ends itself now and then (seed 46)
+          if (theirs.status === -1) continue;
           if (theirs.err.includes('Could not open') || theirs.err.includes('could not resize') || theirs.err.includes('Cannot allocate memory') || theirs.err.includes('writing refblock')) continue;
           writeFileSync(file, damaged);
           const mine = await ours(file, repair);
