@@ -173,6 +173,8 @@ export interface OpenMode {
   readonly probed: boolean;
   /** An image opened read-only whose log holds changes that did not reach their places is refused rather than shown with them. */
   readonly refuseLog?: boolean;
+  /** Compressed clusters may be written to an encrypted image, although they are stored in the clear. */
+  readonly plainCompressed?: boolean;
 }
 
 export interface OpenContext<O> {
@@ -228,9 +230,10 @@ export interface MeasureResult {
 
 /**
  * 'thorough-check': finding damage that the peer does not look for, and mending; 'repair': any mending.
+ * 'encrypted-only': refusing to store compressed data in the clear in an encrypted image.
  * 'log-overlay': reading, without writing to it, an image whose log holds changes that did not reach their places.
  */
-export type PeerLack = 'check' | 'thorough-check' | 'repair' | 'measure' | 'rebase' | 'resize' | 'log-overlay';
+export type PeerLack = 'check' | 'encrypted-only' | 'thorough-check' | 'repair' | 'measure' | 'rebase' | 'resize' | 'log-overlay';
 
 /** What a protocol can do with files by their names. */
 export interface FolderOperations {

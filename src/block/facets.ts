@@ -23,6 +23,7 @@ export interface Facets {
   readonly rename: RenameFacet;
   readonly compact: CompactFacet;
   readonly rewrite: RewriteFacet;
+  readonly folder: FolderFacet;
 }
 
 export interface CheckResult {
@@ -160,6 +161,9 @@ export interface IdentityFacet {
   /** In the format's own count. */
   readonly timestamp?: number;
 }
+
+/** Where a file lies, independent of the working folder: an absolute path without links. */
+export interface FolderFacet { readonly folder: string }
 
 /** Named texts kept with the image, of no meaning to it. */
 export interface DiskDatabaseFacet {

@@ -27,6 +27,12 @@ export function placeOf(node: BlockNode): string | undefined {
   return node.children.size > 0 ? undefined : plainFilename(node);
 }
 
+/** The absolute path of the folder that the node's file lies in, where its protocol knows folders. */
+export function folderOf(node: BlockNode): string | undefined {
+  const below = node.children.get('file') ?? node.children.get('image');
+  return below === undefined ? node.facet('folder')?.folder : folderOf(below.node);
+}
+
 /** A plain filename if it alone reopens the node as it is, else json:{…}. */
 export function describeFilename(node: BlockNode): string {
   return plainFilename(node) ?? formatJsonFilename(describeOptions(node) as Options);

@@ -36,10 +36,11 @@ async function judgeQcow(run: RunCommand, file: string): Promise<string | undefi
   return status === 0 ? undefined : `qemu-img convert: status ${status}: ${output.slice(0, 400)}`;
 }
 
-const kinds: Readonly<Record<string, Pick<CrashSetup, 'driver' | 'size' | 'createOptions' | 'judge' | 'needsRepair'>>> = {
+const kinds: Readonly<Record<string, Pick<CrashSetup, 'driver' | 'size' | 'createOptions' | 'judge' | 'needsRepair' | 'shrinksTo'>>> = {
   'qed with clusters of 4 KiB': { driver: qed, size: 1 << 20, createOptions: { cluster_size: 4096, table_size: 2 }, judge: judgeQed },
   'qed': { driver: qed, size: 1 << 20, createOptions: {}, judge: judgeQed },
   'vdi': { driver: vdi, size: 3 << 20, createOptions: {}, judge: judgeVdi, needsRepair: countsTooMany },
+  'vdi, shrinking': { driver: vdi, size: 5 << 20, createOptions: {}, judge: judgeVdi, needsRepair: countsTooMany, shrinksTo: (2 << 20) + 512 },
   'qcow': { driver: qcow, size: 1 << 20, createOptions: {}, judge: judgeQcow },
 };
 const states = Math.ceil(total / Object.keys(kinds).length);

@@ -18,6 +18,8 @@ export interface CrashSetup {
   readonly size: number;
   /** The image is made this large, and grows to `size` while guests write. A multiple of 512. */
   readonly growsFrom?: number;
+  /** The image shrinks to this size behind the workload, is written to, grows back to `size`, and is written to again. A multiple of 512. */
+  readonly shrinksTo?: number;
   readonly createOptions: Readonly<Record<string, OptionValue>>;
   readonly openOptions?: Readonly<Record<string, unknown>>;
   readonly seed: number;
@@ -112,9 +114,10 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
   const history = new GuestHistory(setup.parent?.content ?? new Uint8Array(setup.size));
   const busy = new Set<number>();
   let issued = 0;
+  let allowed = setup.requests;
   let size = setup.growsFrom ?? setup.size;
   const guest = async (): Promise<void> => {
-    while (issued++ < setup.requests) {
+    while (issued++ < allowed) {
       if (size < setup.size && issued > setup.requests / 3) {
         size = setup.size;
         await disk.resize(size);
@@ -142,7 +145,19 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
       claimed.forEach((sector) => busy.delete(sector));
     }
   };
-  await Promise.all([guest(), guest(), guest()]);
+  const guests = async (): Promise<void> => void await Promise.all([guest(), guest(), guest()]);
+  await guests();
+  if (setup.shrinksTo !== undefined) {
+    // what is cut off may turn to zeroes before the size changes
+    const acknowledge = history.write(setup.shrinksTo, new Uint8Array(setup.size - setup.shrinksTo), recording.time);
+    await disk.resize(setup.shrinksTo);
+    allowed += setup.requests / 4;
+    await guests();
+    await disk.resize(setup.size, { zeroNew: true });
+    acknowledge(recording.time);
+    allowed += setup.requests / 4;
+    await guests();
+  }
   await disk.close();
   await graph.close();
   return { recording, history };
@@ -160,8 +175,8 @@ async function readBack(setup: CrashSetup, image: Uint8Array): Promise<Uint8Arra
   const disk = await graph.openBackend({ driver: setup.driver.name, file: { driver: 'recorder' }, ...setup.openOptions }, { readOnly: true, check: true });
   const result = setup.needsRepair?.(image) ? undefined : await disk.node.facet('check')?.check({ repair: 'none' });
   if (result && result.corruptions > 0) throw new Error(`our check finds ${result.corruptions} corruptions`);
-  if (setup.growsFrom !== undefined && disk.size !== setup.size && disk.size !== setup.growsFrom) throw new Error(`it has ${disk.size} bytes`);
-  const content = new Uint8Array(setup.size);
+  if (![setup.size, setup.growsFrom, setup.shrinksTo].includes(disk.size)) throw new Error(`it has ${disk.size} bytes`);
+  const content = new Uint8Array(disk.size === setup.shrinksTo ? disk.size : setup.size);
   await disk.read(0, content.subarray(0, disk.size));
   await graph.close();
   return content;

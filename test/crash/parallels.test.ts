@@ -16,15 +16,15 @@ async function judge(run: RunCommand, file: string): Promise<string | undefined>
 }
 
 const hasMark = (image: Uint8Array): boolean => new TextDecoder().decode(image.subarray(44, 48)) === 'Ynot';
-const clusterSizes = [4096, 65_536, 63 * 512];
-const states = Math.ceil(total / clusterSizes.length);
+const kinds: readonly (readonly [clusterSize: number, shrinksTo?: number])[] = [[4096], [65_536], [63 * 512], [4096, 401 * 512]];
+const states = Math.ceil(total / kinds.length);
 
 describe('parallels after a power cut', () => {
-  for (const clusterSize of clusterSizes) {
-    it(`${states} states with clusters of ${clusterSize} bytes are consistent and hold what was flushed`, async () => {
+  for (const [clusterSize, shrinksTo] of kinds) {
+    it(`${states} states with clusters of ${clusterSize} bytes${shrinksTo === undefined ? '' : ', shrinking,'} are consistent and hold what was flushed`, async () => {
       expect(await explore({
         driver: parallels, size: 1 << 20, createOptions: { cluster_size: clusterSize }, openOptions: { 'prealloc-size': 1 << 17, 'prealloc-mode': 'truncate' },
-        seed: testSeed, states, requests: 100, judge, needsRepair: hasMark,
+        seed: testSeed, states, requests: 100, judge, needsRepair: hasMark, ...(shrinksTo !== undefined && { shrinksTo }),
       })).toEqual([]);
     }, 3_600_000);
   }

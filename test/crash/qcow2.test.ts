@@ -7,7 +7,7 @@ import { testSeed } from '../support/seed.js';
 const total = Number(process.env['VDISK_CRASH_STATES'] ?? 10_000);
 /** Starting qemu-img costs most of a state's time. */
 const judgeEvery = total > 10_000 ? 50 : 1;
-const kinds: readonly { readonly create: Record<string, string | number | boolean>; readonly open?: Record<string, unknown> }[] = [
+const kinds: readonly { readonly create: Record<string, string | number | boolean>; readonly open?: Record<string, unknown>; readonly shrinksTo?: number }[] = [
   { create: { cluster_size: 512 } },
   { create: { cluster_size: 4096 } },
   { create: { cluster_size: 4096, refcount_bits: 1 } },
@@ -18,6 +18,7 @@ const kinds: readonly { readonly create: Record<string, string | number | boolea
   { create: { cluster_size: 4096, compat: '0.10' } },
   { create: { cluster_size: 4096, preallocation: 'metadata' } },
   { create: { cluster_size: 4096 }, open: { 'discard-no-unref': true } },
+  { create: { cluster_size: 4096 }, shrinksTo: 200_192 },
 ];
 const seedsPerKind = Math.max(2, Math.ceil(total / kinds.length / 250));
 const states = Math.ceil(total / kinds.length / seedsPerKind);
@@ -42,11 +43,12 @@ async function judge(run: RunCommand, file: string, image: Uint8Array): Promise<
 }
 
 describe('qcow2 after a power cut', () => {
-  for (const { create, open } of kinds) {
-    it(`${states * seedsPerKind} states of ${JSON.stringify({ ...create, ...open })} are consistent and hold what was flushed`, async () => {
+  for (const { create, open, shrinksTo } of kinds) {
+    it(`${states * seedsPerKind} states of ${JSON.stringify({ ...create, ...open, shrinksTo })} are consistent and hold what was flushed`, async () => {
       for (let seed = testSeed; seed < testSeed + seedsPerKind; seed++) {
         const failures = await explore({
           driver: qcow2, size: 1 << 19, createOptions: create, ...(open && { openOptions: open }), judge, judgeEvery, needsRepair, seed, states, requests: 100,
+          ...(shrinksTo !== undefined && { shrinksTo }),
         });
         expect(failures).toEqual([]);
       }

@@ -48,6 +48,20 @@ describe.skipIf(oracle.img === undefined)('with QEMU 10', () => {
     }
   }, 240_000);
 
+  it.each(['luks', 'aes'])('compressed clusters of a qcow2 with %s are stored in the clear as by the peer, and not at all by vdisk', (format) => {
+    const create = ['create', '-f', 'qcow2', ...secrets, '-o', `encrypt.format=${format},encrypt.key-secret=first${format === 'luks' ? ',encrypt.iter-time=10' : ''}`, 'image', '1M'];
+    const write = [...secrets, ...keyed('qcow2', 'image'), '-c', 'write -P 5 0 64k', '-c', 'write -c -P 6 64k 64k'];
+    for (const [maker, other] of [[folder.tool('qemu-io'), oracle.io!], [oracle.io!, folder.tool('qemu-io')]] as const) {
+      folder.succeed(oracle.img!, create);
+      folder.succeed(maker, write);
+      expect(folder.succeed(other, [...secrets, ...keyed('qcow2', 'image'), '-c', 'read -P 5 0 64k', '-c', 'read -P 6 64k 64k'])).not.toContain('verification failed');
+      expect(folder.succeed(oracle.img!, ['map', '--output=json', ...secrets, ...keyed('qcow2', 'image')])).toContain('"compressed": true');
+    }
+    writeFileSync(folder.file('raw'), content(1, size));
+    expect(folder.run(folder.tool('vdisk'), ['convert', '-n', '-c', ...secrets, '--target-image-opts', 'raw', keyed('qcow2', 'image')[1]!]))
+      .toMatchObject({ status: 1, stderr: 'vdisk: Compression not supported for this file format\n' });
+  }, 240_000);
+
   it('a volume with its header elsewhere is read and changed', () => {
     folder.succeed(oracle.img!, ['create', ...secrets, '-f', 'luks', '-o', 'key-secret=first,iter-time=10', 'whole', '1M']);
     folder.succeed(oracle.io!, [...secrets, ...keyed('luks', 'whole'), '-c', 'write -P 7 0 1M']);

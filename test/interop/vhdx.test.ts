@@ -2,7 +2,7 @@
  * VHDX both ways: what we write is checked, compared and read by qemu-img 7.2 and 10, 7-Zip and libvhdi; what they write reads and
  * checks the same with us. Every layout runs the same steps, and a plain byte array says what must come out.
  */
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/block/create.js';
@@ -208,8 +208,10 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', sevenZip, 'vhdimount', 'fuserm
     await change(image, first);
     const resize = (to: number): string => folder.succeed(folder.tool('vdisk'), ['resize', '-q', '-f', 'vhdx', '--shrink', image, String(to)]);
     const shorter = 3 * MiB + 4096;
+    const before = statSync(image).size;
     resize(shorter);
     expectSound(image, modelOf(first).resize(shorter));
+    expect(statSync(image).size).toBeLessThan(before);
     resize(size);
     await change(image, second);
     expectSound(image, modelOf(first).resize(shorter).resize(size).apply(second));

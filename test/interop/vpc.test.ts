@@ -3,7 +3,7 @@
  * same file; chains of differencing disks, which QEMU cannot read, are read by libvhdi and 7-Zip.
  */
 import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/block/create.js';
 import { BlockGraph } from '../../src/block/graph.js';
@@ -167,6 +167,15 @@ describe.skipIf(!usable)('vpc', () => {
       } finally {
         folder.succeed('fusermount', ['-u', 'mount']);
       }
+    });
+
+    it('a child that was moved, or whose parent was, still finds it', async () => {
+      const hashes = await makeChain('moved', 1);
+      mkdirSync(folder.file('elsewhere'));
+      renameSync(folder.file('moved2.vhd'), folder.file('elsewhere/moved2.vhd'));
+      expect(sha256(await contentOf(folder.file('elsewhere/moved2.vhd')))).toBe(hashes[2]);
+      for (const level of [0, 1]) renameSync(folder.file(`moved${level}.vhd`), folder.file(`elsewhere/moved${level}.vhd`));
+      expect(sha256(await contentOf(folder.file('elsewhere/moved2.vhd')))).toBe(hashes[2]);
     });
 
     it('a child that loses its parent is a dynamic disk to everybody', async () => {

@@ -31,6 +31,7 @@ function tokensOf(data: Uint8Array, limits: { readonly literals: number; readonl
 }
 
 const ascii = (text: string): number[] => [...text].map((character) => character.charCodeAt(0));
+const u16 = (value: number): number[] => [value & 255, (value >>> 8) & 255];
 const u32 = (value: number): number[] => [value & 255, (value >>> 8) & 255, (value >>> 16) & 255, value >>> 24];
 
 export function encodeLzvnBlock(data: Uint8Array): Uint8Array {
@@ -159,8 +160,8 @@ function frequencyBits(out: BitWriter, value: number): void {
   else out.put(15 | ((value - 24) << 4), 14);
 }
 
-/** One block with entropy-coded literals and references. `data` must give at most 40,000 literals. */
-export function encodeLzfseBlock(data: Uint8Array): Uint8Array {
+/** One block with entropy-coded literals and references, its tables packed (`bvx2`) or plain (`bvx1`). `data` must give at most 40,000 literals. */
+export function encodeLzfseBlock(data: Uint8Array, tableKind: 'packed' | 'plain' = 'packed'): Uint8Array {
   const tokens = tokensOf(data, { literals: 315, length: 2359, distance: 262_139 });
   const literals: number[] = [];
   let at = 0;
@@ -202,6 +203,15 @@ export function encodeLzfseBlock(data: Uint8Array): Uint8Array {
     putValue(encoders[0], plain, extraBits.literals);
   }
   const payload = bits.done();
+  const payloads = [...literalPayload.bytes, ...payload.bytes];
+
+  if (tableKind === 'plain') {
+    return Uint8Array.from([
+      ...ascii('bvx1'), ...u32(data.length), ...u32(payloads.length), ...u32(literals.length), ...u32(tokens.length),
+      ...u32(literalPayload.bytes.length), ...u32(payload.bytes.length), ...u32(-literalPayload.unused), ...literalStates.flatMap(({ state }) => u16(state)),
+      ...u32(-payload.unused), ...encoders.flatMap(({ state }) => u16(state)), ...frequencies.flat().flatMap(u16), ...payloads,
+    ]);
+  }
 
   const tables = new BitWriter();
   for (const table of frequencies) for (const value of table) frequencyBits(tables, value);
@@ -213,21 +223,21 @@ export function encodeLzfseBlock(data: Uint8Array): Uint8Array {
   header.setBigUint64(16, literalStates.reduce((sum, { state }, index) => sum | field(state, index * 10), 0n)
     | field(payload.bytes.length, 40) | field(7 - payload.unused, 60), true);
   header.setBigUint64(24, field(32 + packedTables.length, 0) | field(encoders[0].state, 32) | field(encoders[1].state, 42) | field(encoders[2].state, 52), true);
-  return Uint8Array.from([...new Uint8Array(header.buffer), ...packedTables, ...literalPayload.bytes, ...payload.bytes]);
+  return Uint8Array.from([...new Uint8Array(header.buffer), ...packedTables, ...payloads]);
 }
 
 function storedBlock(data: Uint8Array): Uint8Array {
   return Uint8Array.from([...ascii('bvx-'), ...u32(data.length), ...data]);
 }
 
-/** A stream of blocks of all kinds. The last one is stored: 7-Zip 26.02 takes all that follows such a block for part of it. */
+/** A stream of blocks of the kinds that 7-Zip 26.02 knows, which is all but `bvx1`. The last one is stored: 7-Zip takes all that follows such a block for part of it. */
 export function encodeLzfse(data: Uint8Array): Uint8Array {
-  const encoders = [encodeLzfseBlock, encodeLzvnBlock];
+  const encoders = [(piece: Uint8Array): Uint8Array => encodeLzfseBlock(piece), encodeLzvnBlock];
   const out: number[] = [];
   for (let at = 0, turn = 0; at < data.length; turn++) {
     const piece = data.subarray(at, at + 20_000);
     at += piece.length;
-    for (const byte of (at === data.length ? storedBlock : encoders[turn % 2]!)(piece)) out.push(byte);
+    for (const byte of (at === data.length ? storedBlock : encoders[turn % encoders.length]!)(piece)) out.push(byte);
   }
   return Uint8Array.from([...out, ...ascii('bvx$')]);
 }

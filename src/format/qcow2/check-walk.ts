@@ -83,7 +83,9 @@ class Walker implements Walk {
   }
 
   #count(offset: number, length: number): void {
-    if (length <= 0 || offset >= offsetLimit) return;
+    if (length <= 0) return;
+    // The peer counts with signed numbers: such offsets are negative, except where the sum wraps around and is far behind the end.
+    if (offset >= offsetLimit && offset - offsetLimit + length >= this.#fileSize) return;
     const { clusterSize } = this.#job.image.geometry;
     if (offset + length - this.#fileSize >= clusterSize) {
       this.#corruption('ERROR: counting reference for region exceeding the end of the file by one cluster or more: '

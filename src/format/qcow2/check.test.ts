@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { testSeed } from '../../../test/support/seed.js';
 import { BlockError } from '../../block/errors.js';
 import { BlockGraph } from '../../block/graph.js';
 import { createRegistry } from '../../drivers.js';
@@ -68,8 +69,7 @@ function makeImages(): Map<string, Uint8Array> {
 }
 
 describe('check agrees with qemu-img', () => {
-  // Fixed: where repairs take tables apart (seed 9), the peer may count one of its corrections more than we do.
-  for (const seed of [1, 2, 3]) {
+  for (const seed of new Set([9, ...Array.from({ length: 4 }, (_, index) => 4 * testSeed + index)])) {
     it(`on damaged images (seed ${seed})`, async () => {
       let state = seed * 2654435761;
       const random = (limit: number): number => {
@@ -96,6 +96,8 @@ describe('check agrees with qemu-img', () => {
           const repair = (['none', 'leaks', 'all'] as const)[random(3)]!;
           writeFileSync(file, damaged);
           const theirs = qemu(['check', '--output=json', ...(repair === 'none' ? [] : ['-r', repair]), '-f', 'qcow2', file]);
+          // it ends itself now and then (seed 46)
+          if (theirs.status === -1) continue;
           if (theirs.err.includes('Could not open') || theirs.err.includes('could not resize') || theirs.err.includes('Cannot allocate memory') || theirs.err.includes('writing refblock')) continue;
           writeFileSync(file, damaged);
           const mine = await ours(file, repair);

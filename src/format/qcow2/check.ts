@@ -144,7 +144,7 @@ async function rebuild(job: CheckJob, found: Walk): Promise<{ walk: Walk; end: n
   Object.assign(result, counted, { checkErrors });
   result.corruptions = corruptions;
   result.leaks = leaks;
-  result.corruptionsFixed = before.corruptionsFixed + Math.max(0, before.corruptions - corruptions);
+  result.corruptionsFixed = before.corruptionsFixed + Math.max(0, before.corruptions - counted.corruptions);
   result.leaksFixed = before.leaksFixed + Math.max(0, before.leaks - leaks);
   return { walk, end };
 }

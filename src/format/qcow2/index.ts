@@ -17,6 +17,7 @@ export const qcow2: BlockDriver<Qcow2OpenOptions> = {
   createOptions,
   amendOptions,
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true }, 'data-file': { role: 'data', optional: true } },
+  beyondPeer: ['encrypted-only'],
   supportsBacking: true,
   supportsCompression: true,
   supportsBitmaps: true,

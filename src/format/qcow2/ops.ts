@@ -63,7 +63,7 @@ export class Qcow2Ops extends MappedFormat {
   }
 
   get capabilities(): Capabilities {
-    return this.image.readOnly ? readOnly : this.image.encryption === undefined ? writable : writableEncrypted;
+    return this.image.readOnly ? readOnly : this.image.encryption === undefined || this.image.context.mode.plainCompressed ? writable : writableEncrypted;
   }
 
   protected override get cipher(): DataCipher | undefined {

@@ -1,6 +1,7 @@
 /** Growing and shrinking the guest's disk. */
 import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
 import type { Preallocation, ResizeOptions } from '../../block/driver.js';
+import { isZero } from '../../platform/bytes.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { hex } from './geometry.js';
 import { Autoclear, l1EntriesFor } from './header.js';
@@ -50,7 +51,7 @@ async function shrink(parts: ResizeParts, size: number, options: ResizeOptions):
   }
   const cut = Math.ceil(size / clusterSize) * clusterSize;
   const end = Math.ceil(image.size / clusterSize) * clusterSize;
-  if (cut > size) await parts.writeZeroes(size, Math.min(cut, image.size) - size);
+  if (cut > size) await blank(parts, size, Math.min(cut, image.size));
   await step('Failed to discard cropped clusters', async () => {
     if (cut < end) await run(clusters.discard(cut, end - cut, 'always', true));
     await image.exclusive(() => run(image.flushMetadata()));
@@ -59,12 +60,18 @@ async function shrink(parts: ResizeParts, size: number, options: ResizeOptions):
   await step('Failed to discard unused refblocks', () => image.exclusive(() => run(dropRefcountBlocks(image))));
   if (image.geometry.external) {
     await step('Failed to resize underlying file', () => image.dataFile.resize(size, { exact: false }));
-    return;
   }
   const last = await step('Failed to find the last cluster', () => image.exclusive(() => run(image.refcounts.endOfUse())));
   if (last * clusterSize < image.file.size) {
     await step('Failed to truncate the tail of the image', () => image.file.resize(last * clusterSize, { exact: false }));
   }
+}
+
+/** What is cut off within the last cluster must not come back when the disk grows. Where nothing shows, nothing is written. */
+async function blank({ read, writeZeroes }: ResizeParts, from: number, to: number): Promise<void> {
+  const bytes = new Uint8Array(to - from);
+  await read(from, bytes);
+  if (!isZero(bytes)) await writeZeroes(from, bytes.length);
 }
 
 /** Gives up the L2 tables behind the first `entries`. */

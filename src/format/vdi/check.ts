@@ -53,7 +53,7 @@ export async function checkVdi(file: BlockChild, header: VdiHeader, { repair, re
 }
 
 /** Each step leaves the image no worse than it was: copies are durable before entries name them. */
-class Repair {
+export class Repair {
   readonly #file: BlockChild;
   readonly #header: VdiHeader;
 

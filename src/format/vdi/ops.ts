@@ -10,7 +10,7 @@ import { viewOf } from '../../util/view.js';
 import { checkVdi } from './check.js';
 import { blockEntries, entrySize, strideOf } from './entries.js';
 import { Field, ImageType, type VdiHeader } from './header.js';
-import { growVdi } from './resize.js';
+import { growVdi, shrinkVdi } from './resize.js';
 
 export class VdiOps extends AppendingFormat {
   protected tables: FlatTable;
@@ -105,13 +105,16 @@ export class VdiOps extends AppendingFormat {
     await this.locks.withLock(0, Number.MAX_SAFE_INTEGER, 'exclusive', () => this.exclusive(async () => {
       await run(this.flushAll());
       const { dataOffset } = this.#header;
-      const header = await growVdi(this.file, { ...this.#header, allocated: (this.end - dataOffset) / strideOf(this.#header) }, size, moved);
+      const old = { ...this.#header, allocated: (this.end - dataOffset) / strideOf(this.#header) };
+      if (size < from) await moved();
+      const header = size < from ? await shrinkVdi(this.file, old, size) : await growVdi(this.file, old, size, moved);
       this.#header = header;
       this.#recorded = header.allocated;
       this.end = header.dataOffset + header.allocated * strideOf(header);
       this.entries = blockEntries(header);
       this.tables = this.#tableOf(header);
     }));
+    if (size <= from) return;
     // what lies behind the old end of its last block need not be zeroes
     const blockEnd = Math.ceil(from / this.clusterSize) * this.clusterSize;
     await this.zeroRange(from, zeroNew ? size : Math.min(size, blockEnd));
@@ -119,7 +122,7 @@ export class VdiOps extends AppendingFormat {
 }
 
 const writable: Capabilities = Object.freeze({
-  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'grow', growsOnWrite: false,
+  write: true, writeFlags: 0, zeroFlags: Req.MAY_UNMAP | Req.NO_FALLBACK, discard: false, resize: 'any', growsOnWrite: false,
 });
 /** Its blocks lie in the order of the disk. */
 const fixed: Capabilities = Object.freeze({ ...writable, resize: 'none' });

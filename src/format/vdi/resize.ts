@@ -1,7 +1,11 @@
-/** Growing an image: its block map needs room, which is found in front of the data or made there. */
+/**
+ * Growing an image: its block map needs room, which is found in front of the data or made there. Shrinking one: the last blocks of data
+ * come to lie where those lay that are given up, since blocks are counted, not listed.
+ */
 import type { BlockChild } from '../../block/child.js';
 import { scanTable } from '../../block/entry-tables.js';
 import { viewOf } from '../../util/view.js';
+import { Repair } from './check.js';
 import { absent, entrySize, isAllocated, strideOf } from './entries.js';
 import { Field, headerBytes, maxBlocks, tooLarge, type VdiHeader } from './header.js';
 
@@ -27,6 +31,29 @@ export async function growVdi(file: BlockChild, header: VdiHeader, size: number,
   await file.flush();
   await writeHeader(file, grown);
   return grown;
+}
+
+/**
+ * Gives the image another, smaller size; the tables are on disk as they are, and `header.allocated` counts all blocks in use. The size
+ * comes last: until then no entry names a place that a disk of either size may not have.
+ * @returns the header as it is then
+ */
+export async function shrinkVdi(file: BlockChild, header: VdiHeader, size: number): Promise<VdiHeader> {
+  const blocks = Math.ceil(size / header.blockSize);
+  await writeEntries(file, header.tableOffset, blocks, header.blocks, () => absent);
+  await file.flush();
+  const owners = new Map<number, number>();
+  const shared: { readonly block: number; readonly entry: number }[] = [];
+  await scanTable({ file, offset: header.tableOffset, length: blocks * entrySize }, (view, at, block) => {
+    const entry = view.getUint32(at * entrySize, true);
+    if (!isAllocated(entry) || entry >= header.allocated) return;
+    if (owners.has(entry)) shared.push({ block, entry });
+    else owners.set(entry, block);
+  }, entrySize);
+  await new Repair(file, header).run(owners, [], shared);
+  const shrunk = { ...header, size, blocks, allocated: owners.size };
+  await writeHeader(file, shrunk);
+  return shrunk;
 }
 
 /** A larger map takes the place of the first blocks of data, which go to the end. */

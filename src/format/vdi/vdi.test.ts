@@ -200,6 +200,19 @@ describe('a VDI image', () => {
       }, { readOnly: true });
     });
 
+  it('shrinks: blocks behind the end go, the last ones move into their places, and nothing comes back', async () => {
+    const image = await folder.create('vdi', 10 * mib);
+    await folder.use('vdi', image, async (disk) => {
+      for (const block of [8, 1, 9, 3, 0]) await disk.write(block * mib, new Uint8Array(mib).fill(block + 1));
+    });
+    await folder.use('vdi', image, (disk) => disk.resize(3 * mib + 512));
+    expect(folder.bytes(image).length).toBe(1024 + 3 * mib);
+    expect(await check(image)).toMatchObject({ corruptions: 0 });
+    await folder.use('vdi', image, (disk) => disk.resize(10 * mib));
+    const content = await folder.content('vdi', image);
+    expect([0, mib, 2 * mib, 3 * mib, 3 * mib + 511, 3 * mib + 512, 4 * mib - 1, 8 * mib, 9 * mib].map((at) => content[at])).toEqual([1, 2, 0, 4, 4, 0, 0, 0, 0]);
+  });
+
   it('does not grow where it is fixed', async () => {
     const image = await folder.create('vdi', mib, { static: true });
     await folder.use('vdi', image, (disk) => expect(disk.resize(2 * mib)).rejects.toThrow('does not support resize'));

@@ -6,8 +6,8 @@ import { newGuid, readGuid } from './guid.js';
 import type { VhdxImage } from './image.js';
 import { linkageKey, metadataSpan, parseMetadata, withLocator } from './metadata.js';
 import { newLocator } from './parent.js';
-import type { SectorBitmaps } from './sector-bitmaps.js';
-import { bitmapBlockSize, bitmapIndex, entrySize, payloadIndex, placeOf, State, stateOf } from './tables.js';
+import { giveUpBitmaps, type SectorBitmaps } from './sector-bitmaps.js';
+import { payloadIndex, placeOf, State, stateOf } from './tables.js';
 
 /** What identifies the parent of a new locator, where it was looked at; else the parent is the same, and has moved. */
 export interface NewParent {
@@ -30,7 +30,7 @@ function* change(image: VhdxImage, bitmaps: SectorBitmaps, parent: NewParent | u
   const edits = withLocator(bytes, parent && locatorOf(image, parent));
   yield* image.editMetadata(edits.map((edit) => ({ offset: offset + edit.offset, bytes: edit.bytes })));
   image.metadata = parseMetadata(bytes);
-  if (parent === undefined) yield* giveUpBitmaps(image);
+  if (parent === undefined) yield* giveUpBitmaps(image, 0, image.size);
 }
 
 function locatorOf(image: VhdxImage, { filename, identity }: NewParent): ReadonlyMap<string, string> {
@@ -59,18 +59,4 @@ function* completeBlocks(image: VhdxImage, bitmaps: SectorBitmaps): Steps<void> 
     yield* image.setEntry(index, placeOf(entry) + State.FULLY_PRESENT);
     if (image.pages.crowded) yield* image.writeBack();
   }
-}
-
-function* giveUpBitmaps(image: VhdxImage): Steps<void> {
-  const { geometry, geometry: { blockSize, chunkRatio }, size } = image;
-  for (let block = 0; block * blockSize < size; block += chunkRatio) {
-    const index = bitmapIndex(geometry, block);
-    if ((index + 1) * entrySize > image.bat.length) return;
-    const entry = yield* image.loadEntry(index);
-    if (stateOf(entry) !== State.FULLY_PRESENT) continue;
-    yield* image.setEntry(index, State.NOT_PRESENT);
-    image.pages.drop(placeOf(entry), bitmapBlockSize);
-    image.release(placeOf(entry), bitmapBlockSize);
-  }
-  yield* image.writeBack();
 }

@@ -301,6 +301,14 @@ export class VhdxImage {
     if (this.file.size < size) yield* wait(this.file.resize(size, { exact: false }));
   }
 
+  /** Cuts off the file at `end`, behind which nothing lies: first the log, which demands its length, is emptied. */
+  *cutAt(end: number): Steps<void> {
+    yield* this.settle();
+    yield* wait(this.file.resize(end, { exact: false }));
+    yield* wait(this.file.flush());
+    this.space.cutAt(end);
+  }
+
   /** Writes what the log holds to its places and empties it. */
   *replay(): Steps<void> {
     const { file, pending } = this;

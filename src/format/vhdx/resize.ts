@@ -3,10 +3,12 @@ import type { ResizeOptions } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
+import { reservedRanges, tableEntries } from './check.js';
 import { batGuid, MiB, regionTableOffsets, serialiseRegionTable, writeSize } from './header.js';
 import { maxVirtualSize } from './metadata.js';
 import type { VhdxOps } from './ops.js';
 import type { VhdxImage } from './image.js';
+import { giveUpBitmaps } from './sector-bitmaps.js';
 import { entryCount, entrySize, pageSize, payloadIndex, placeOf, State, stateOf } from './tables.js';
 
 const zeroBuffer = MiB;
@@ -44,6 +46,7 @@ async function shrink(image: VhdxImage, size: number): Promise<void> {
     throw error;
   }
   await image.exclusive(() => run(dropBlocks(image, old, size)));
+  if (image.file.node.ops.capabilities.resize === 'any') await image.exclusive(() => run(cutFile(image)));
 }
 
 function* dropBlocks(image: VhdxImage, old: number, size: number): Steps<void> {
@@ -57,6 +60,16 @@ function* dropBlocks(image: VhdxImage, old: number, size: number): Steps<void> {
     if (image.pages.crowded) yield* image.writeBack();
   }
   yield* image.writeBack();
+  const { chunkRatio } = geometry;
+  if (image.hasParent) yield* giveUpBitmaps(image, Math.ceil(Math.ceil(size / blockSize) / chunkRatio) * chunkRatio, old);
+}
+
+/** Takes off what lies behind everything that is in use. */
+function* cutFile(image: VhdxImage): Steps<void> {
+  const { geometry: { blockSize } } = image;
+  let end = Math.max(...reservedRanges(image).map(({ offset, length }) => offset + length));
+  yield* tableEntries(image, ({ place, length }) => { end = Math.max(end, place + length); }, { spare: (place) => { end = Math.max(end, place + blockSize); } });
+  if (end < image.file.size) yield* image.cutAt(end);
 }
 
 /** Makes room in the table for a disk of that size; what it held for later sizes is forgotten. */

@@ -4,7 +4,7 @@ import { wait, type Steps } from '../../util/steps.js';
 import type { AskAgain } from '../../block/mapped-format.js';
 import type { CachedTable } from '../../block/table-cache.js';
 import { invalid, type VhdxImage } from './image.js';
-import { bitmapBlockSize, bitmapIndex, bitsPerPage, pageSize, placeOf, State, stateOf } from './tables.js';
+import { bitmapBlockSize, bitmapIndex, bitsPerPage, entrySize, pageSize, placeOf, State, stateOf } from './tables.js';
 
 const FULLY_PRESENT = State.FULLY_PRESENT;
 
@@ -88,6 +88,21 @@ export class SectorBitmaps {
     const bit = Math.floor((offset - chunkStart) / geometry.sectorSize);
     return { pageOffset: place + Math.floor(bit / bitsPerPage) * pageSize, bit: bit % bitsPerPage };
   }
+}
+
+/** Gives up the bitmaps of all chunks from that of `firstBlock` on, for a disk of `size` bytes. */
+export function* giveUpBitmaps(image: VhdxImage, firstBlock: number, size: number): Steps<void> {
+  const { geometry, geometry: { blockSize, chunkRatio } } = image;
+  for (let block = firstBlock; block * blockSize < size; block += chunkRatio) {
+    const index = bitmapIndex(geometry, block);
+    if ((index + 1) * entrySize > image.bat.length) return;
+    const entry = yield* image.loadEntry(index);
+    if (stateOf(entry) !== FULLY_PRESENT) continue;
+    yield* image.setEntry(index, State.NOT_PRESENT);
+    image.pages.drop(placeOf(entry), bitmapBlockSize);
+    image.release(placeOf(entry), bitmapBlockSize);
+  }
+  yield* image.writeBack();
 }
 
 function isSet(page: CachedTable, bit: number): boolean {

@@ -38,4 +38,15 @@ export class Space {
     this.#gaps.set(unit, starts);
     for (let index = 0; index < count && this.#gapCount < maxGaps; index++, this.#gapCount++) starts.push(offset + index * unit);
   }
+
+  /** The file ends there from now on. */
+  cutAt(end: number): void {
+    this.end = end;
+    this.#gapCount = 0;
+    for (const [unit, starts] of this.#gaps) {
+      const left = starts.filter((offset) => offset < end);
+      this.#gaps.set(unit, left);
+      this.#gapCount += left.length;
+    }
+  }
 }

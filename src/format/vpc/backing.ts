@@ -1,5 +1,6 @@
 /** Giving a differencing disk another parent, its parent another name, or no parent at all. */
 import type { IdentityFacet } from '../../block/facets.js';
+import { folderOf } from '../../block/filename.js';
 import { wait, type Steps } from '../../util/steps.js';
 import { sectorSize } from './geometry.js';
 import { getBit, runLength, setBits } from './bitmap.js';
@@ -12,7 +13,7 @@ import { newLocators } from './locator.js';
 export function* changeParent(image: SparseImage, filename: string, identity: IdentityFacet | undefined): Steps<void> {
   const { file, header, footer } = image;
   let place = image.end;
-  const locators = newLocators(filename).map(({ platform, data }) => {
+  const locators = newLocators(filename, folderOf(file.node)).map(({ platform, data }) => {
     const offset = place;
     place += roundUp(data.length, sectorSize);
     return { platform, data, offset, length: data.length, space: place - offset };

@@ -2,6 +2,7 @@
 import type { BlockBackend } from '../../block/child.js';
 import type { CreateContext } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
+import { folderOf } from '../../block/filename.js';
 import type { OptionValue } from '../../block/options.js';
 import { addressableSectors, isLargest, largestGeometry, maxSectors, roomyGeometry, sectorSize, type Geometry } from './geometry.js';
 import { DiskType, footerSize, newFooter, timestampNow, type Footer } from './header.js';
@@ -62,7 +63,7 @@ export async function createVpc(target: BlockBackend, options: OptionValues & { 
     await target.write(image.size, footer.bytes);
     return;
   }
-  const parent = image.backingFile === undefined ? undefined : await describeParent(image.backingFile, image.backingFormat, context);
+  const parent = image.backingFile === undefined ? undefined : await describeParent(image.backingFile, image.backingFormat, folderOf(target.node), context);
   const { head, header, blocksOffset } = layOut(footer, image.blockSize, parent);
   await target.resize(blocksOffset + footerSize, { exact: false });
   await target.write(0, head);
@@ -72,13 +73,13 @@ export async function createVpc(target: BlockBackend, options: OptionValues & { 
   await target.write(header.tableOffset + tableSize(header.maxEntries), footer.bytes);
 }
 
-async function describeParent(filename: string, format: string | undefined, context: CreateContext): Promise<ParentReference> {
+async function describeParent(filename: string, format: string | undefined, folder: string | undefined, context: CreateContext): Promise<ParentReference> {
   const parent = await context.openBacking(filename, format);
   try {
     const identity = parent.facet('identity');
     if (parent.node.driver.name !== 'vpc' || identity === undefined) throw invalid('The parent of a differencing disk must be a VHD');
     return {
-      uuid: identity.id, timestamp: identity.timestamp ?? 0, name: filename.slice(filename.lastIndexOf('/') + 1), locators: newLocators(filename),
+      uuid: identity.id, timestamp: identity.timestamp ?? 0, name: filename.slice(filename.lastIndexOf('/') + 1), locators: newLocators(filename, folder),
     };
   } finally {
     await parent.close();

@@ -22,7 +22,13 @@ describe('names of parents', () => {
       .toEqual(['/disks/base.vhd', 'base.vhd', 'other.vhd']);
   });
 
-  it.each(['base.vhd', 'sub/a b.vhd', '/disks/ü.vhd'])('are read as written: %s', (name) => {
-    for (const { platform, data } of newLocators(name)) expect(decodeLocator(platform, data)).toBe(name);
+  it.each<[string, string | undefined, Record<string, string>]>([
+    ['base.vhd', undefined, { W2ru: 'base.vhd', MacX: 'base.vhd' }],
+    ['../x/a b.vhd', '/disks/vm', { W2ru: '../x/a b.vhd', W2ku: '/disks/x/a b.vhd', MacX: '../x/a b.vhd' }],
+    ['/disks/ü.vhd', '/disks/vm/one', { W2ru: '../../ü.vhd', W2ku: '/disks/ü.vhd', MacX: '/disks/ü.vhd' }],
+    ['/disks/base.vhd', '/disks', { W2ru: 'base.vhd', W2ku: '/disks/base.vhd', MacX: '/disks/base.vhd' }],
+    ['/disks/base.vhd', undefined, { W2ku: '/disks/base.vhd', MacX: '/disks/base.vhd' }],
+  ])('are read as written: %s in %s', (name, folder, expected) => {
+    expect(Object.fromEntries(newLocators(name, folder).map(({ platform, data }) => [platform, decodeLocator(platform, data)]))).toEqual(expected);
   });
 });

@@ -64,13 +64,33 @@ export interface NewLocator {
   readonly data: Uint8Array;
 }
 
-/** Locators by which Windows and the Unix world find the parent. `name` is relative to the child's folder, or absolute. */
-export function newLocators(name: string): NewLocator[] {
-  const absolute = name.startsWith('/');
-  const url = absolute ? `file://${encodeURI(name)}` : `file://./${encodeURI(name)}`;
-  const windows = absolute ? name : `.\\${name.replaceAll('/', '\\')}`;
+/**
+ * Locators by which Windows and the Unix world find the parent: a relative and an absolute name, as far as both can be told.
+ * @param name relative to the child's folder, or absolute
+ * @param folder absolute path of the child's folder
+ */
+export function newLocators(name: string, folder: string | undefined): NewLocator[] {
+  const isAbsolute = name.startsWith('/');
+  const absolute = isAbsolute ? name : folder === undefined ? undefined : `/${normalised(`${folder}/${name}`).join('/')}`;
+  const relative = !isAbsolute ? name : folder === undefined ? undefined : relativeName(normalised(folder), normalised(name));
   return [
-    { platform: absolute ? 'W2ku' : 'W2ru', data: utf16Bytes(windows, true) },
-    { platform: 'MacX', data: new TextEncoder().encode(url) },
+    ...(relative === undefined ? [] : [{ platform: 'W2ru', data: utf16Bytes(`.\\${relative.replaceAll('/', '\\')}`, true) }]),
+    ...(absolute === undefined ? [] : [{ platform: 'W2ku', data: utf16Bytes(absolute, true) }]),
+    { platform: 'MacX', data: new TextEncoder().encode(isAbsolute ? `file://${encodeURI(name)}` : `file://./${encodeURI(name)}`) },
   ];
+}
+
+function normalised(path: string): string[] {
+  const parts: string[] = [];
+  for (const part of path.split('/')) {
+    if (part === '..') parts.pop();
+    else if (part !== '' && part !== '.') parts.push(part);
+  }
+  return parts;
+}
+
+function relativeName(folder: readonly string[], target: readonly string[]): string {
+  const parting = folder.findIndex((part, index) => part !== target[index]);
+  const shared = parting < 0 ? folder.length : parting;
+  return [...folder.slice(shared).map(() => '..'), ...target.slice(shared)].join('/');
 }

@@ -1,5 +1,6 @@
 /** An open file or block device. */
-import { close, constants, fdatasync, fstat, ftruncate, ftruncateSync, open } from 'node:fs';
+import { close, constants, fdatasync, fstat, ftruncate, ftruncateSync, open, realpathSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { type BlockLimits, BlockOps, type Capabilities, type LayerExtent, Req, type ResizeOptions, unlimited } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
@@ -233,6 +234,7 @@ export class FileOps extends BlockOps {
   }
 
   #makeFacets(): Partial<Facets> {
+    const { filename } = this.#file;
     const currentFd = (): number => this.#fd;
     const descriptor: DescriptorFacet = { get fd() { return currentFd(); } };
     const copyRange: CopyRangeFacet = { copyFrom: (source, sourceOffset, offset, length) => this.#copyFrom(source.fd, sourceOffset, offset, length) };
@@ -240,6 +242,7 @@ export class FileOps extends BlockOps {
       descriptor,
       background: { allowBackgroundWrites: () => { if (this.#transfer instanceof BufferedTransfer) this.#transfer.allowBackgroundWrites(); } },
       rewrite: { rewrite: (content) => this.#rewrite(content) },
+      folder: { get folder() { return realpathSync(dirname(filename)); } },
       formatInfo: { specific: () => ({ type: 'file', data: {} }) },
       allocatedSize: { allocatedSize: () => statFile(this.#fd).then(({ blocks }) => blocks * 512) },
       ...(this.#native && { copyRange }),

@@ -94,10 +94,10 @@ async function changeReference(image: BlockBackend, backing: string | undefined,
   const failed = (reason: string): CliError => new CliError(`Could not change the backing file to '${backing ?? '(null)'}': ${reason}`);
   const facet = unfiltered(image.node).facet('backing');
   if (facet === undefined) throw failed('Operation not supported');
-  if (backing === undefined || backing === '') return facet.change(undefined, undefined);
-  if (format === undefined) throw failed('backing format must be specified');
+  const removed = backing === undefined || backing === '';
+  if (!removed && format === undefined) throw failed('backing format must be specified');
   try {
-    await facet.change(backing, format, identity);
+    await (removed ? facet.change(undefined, undefined) : facet.change(backing, format, identity));
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
     throw failed(error.errno === Errno.ENOSPC ? 'No space left in the file header' : strerror(error.errno));

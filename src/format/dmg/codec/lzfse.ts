@@ -4,11 +4,13 @@ import { copyBack } from './copy.js';
 import { decodeLzvn } from './lzvn.js';
 
 const Block = { END: 0x24787662, STORED: 0x2d787662, PLAIN_TABLES: 0x31787662, PACKED_TABLES: 0x32787662, LZVN: 0x6e787662 } as const;
-const fixedHeaderSize = 32;
+const packedHeaderSize = 32;
+const plainHeaderSize = 50;
 
-const literalStates = 1024;
-const literalSymbols = 256;
+const literalStateCount = 1024;
 const mostLiterals = 40_000;
+/** Literal lengths, match lengths, distances, literals. */
+const symbolCounts = [20, 20, 64, 256] as const;
 
 /** Extra bits of each symbol; the values a symbol stands for follow those of the one before. */
 interface ValueCode { readonly states: number; readonly extraBits: readonly number[] }
@@ -37,10 +39,11 @@ export function decodeLzfse(source: Uint8Array, target: Uint8Array): void {
         decodeLzvn(source.subarray(from + 12, from + packed), room, at);
         break;
       case Block.PACKED_TABLES:
-        packed = decodeBlock(source.subarray(from), room, at);
+        packed = decodeBlock(source.subarray(from), packedHeader, room, at);
         break;
       case Block.PLAIN_TABLES:
-        throw new Error('LZFSE blocks with plain tables are not supported');
+        packed = decodeBlock(source.subarray(from), plainHeader, room, at);
+        break;
       default:
         throw new Error(magic === Block.END ? 'LZFSE data ends early' : 'LZFSE data is broken');
     }
@@ -118,38 +121,83 @@ class ValueReader {
   }
 }
 
-/** Returns the bytes the block takes. */
-function decodeBlock(source: Uint8Array, target: Uint8Array, start: number): number {
-  if (source.length < fixedHeaderSize) throw new Error('LZFSE data ends early');
-  const view = viewOf(source);
-  const fields = [8, 16, 24].map((offset) => view.getBigUint64(offset, true));
-  const field = (word: number, offset: number, bits: number): number => Number((fields[word]! >> BigInt(offset)) & ((1n << BigInt(bits)) - 1n));
-  const literalCount = field(0, 0, 20);
-  const literalBytes = field(0, 20, 20);
-  const matches = field(0, 40, 20);
-  const matchBytes = field(1, 40, 20);
-  const headerSize = field(2, 0, 32);
-  const end = headerSize + literalBytes + matchBytes;
-  if (headerSize < fixedHeaderSize || end > source.length || literalCount > mostLiterals) throw new Error('LZFSE data is broken');
-  const frequencies = readFrequencies(source.subarray(fixedHeaderSize, headerSize), [20, 20, 64, literalSymbols]);
-  const literalStream = new BackwardBits(source.subarray(headerSize, headerSize + literalBytes), 7 - field(0, 60, 3));
-  const literals = readLiterals(literalStream, stateTable(frequencies[3]!, literalStates), literalCount, [0, 10, 20, 30].map((offset) => field(1, offset, 10)));
+interface BlockHeader {
+  readonly size: number;
+  readonly literals: number;
+  readonly literalBytes: number;
+  readonly matches: number;
+  readonly matchBytes: number;
+  /** Bits at the end of the two streams that mean nothing. */
+  readonly unused: readonly [literals: number, matches: number];
+  readonly literalStates: number[];
+  /** Of literal length, match length, distance. */
+  readonly states: readonly [number, number, number];
+  readonly frequencies: readonly Uint16Array[];
+}
 
-  const stream = new BackwardBits(source.subarray(headerSize + literalBytes, end), 7 - field(1, 60, 3));
-  const literalLength = new ValueReader(frequencies[0]!, literalLengths, field(2, 32, 10));
-  const matchLength = new ValueReader(frequencies[1]!, matchLengths, field(2, 42, 10));
-  const distanceOf = new ValueReader(frequencies[2]!, distances, field(2, 52, 10));
+function packedHeader(source: Uint8Array): BlockHeader {
+  if (source.length < packedHeaderSize) throw new Error('LZFSE data ends early');
+  const view = viewOf(source);
+  const words = [8, 16, 24].map((offset) => view.getBigUint64(offset, true));
+  const field = (word: number, offset: number, bits: number): number => Number((words[word]! >> BigInt(offset)) & ((1n << BigInt(bits)) - 1n));
+  const size = field(2, 0, 32);
+  if (size < packedHeaderSize || size > source.length) throw new Error('LZFSE data is broken');
+  return {
+    size,
+    literals: field(0, 0, 20), literalBytes: field(0, 20, 20), matches: field(0, 40, 20), matchBytes: field(1, 40, 20),
+    unused: [7 - field(0, 60, 3), 7 - field(1, 60, 3)],
+    literalStates: [0, 10, 20, 30].map((offset) => field(1, offset, 10)),
+    states: [field(2, 32, 10), field(2, 42, 10), field(2, 52, 10)],
+    frequencies: readFrequencies(source.subarray(packedHeaderSize, size)),
+  };
+}
+
+/** The structure is packed: 50 bytes of fields, then 16 bits for each frequency, no padding behind the last. */
+function plainHeader(source: Uint8Array): BlockHeader {
+  const size = plainHeaderSize + 2 * symbolCounts.reduce((sum, count) => sum + count, 0);
+  if (source.length < size) throw new Error('LZFSE data ends early');
+  const view = viewOf(source);
+  const u32 = (offset: number): number => view.getUint32(offset, true);
+  const u16 = (offset: number): number => view.getUint16(offset, true);
+  const unused = (offset: number): number => {
+    const bits = -view.getInt32(offset, true);
+    if (bits < 0 || bits > 7) throw new Error('LZFSE data is broken');
+    return bits;
+  };
+  let at = plainHeaderSize;
+  return {
+    size,
+    literals: u32(12), matches: u32(16), literalBytes: u32(20), matchBytes: u32(24),
+    unused: [unused(28), unused(40)],
+    literalStates: [32, 34, 36, 38].map(u16),
+    states: [u16(44), u16(46), u16(48)],
+    frequencies: symbolCounts.map((count) => Uint16Array.from({ length: count }, () => u16((at += 2) - 2))),
+  };
+}
+
+/** Returns the bytes the block takes. */
+function decodeBlock(source: Uint8Array, readHeader: (source: Uint8Array) => BlockHeader, target: Uint8Array, start: number): number {
+  const { size, literals: literalCount, literalBytes, matches, matchBytes, unused, literalStates, states: [forLiterals, forMatch, forDistance], frequencies } = readHeader(source);
+  const end = size + literalBytes + matchBytes;
+  if (end > source.length || literalCount > mostLiterals || literalStates.some((state) => state >= literalStateCount)) throw new Error('LZFSE data is broken');
+  const literalStream = new BackwardBits(source.subarray(size, size + literalBytes), unused[0]);
+  const literals = readLiterals(literalStream, stateTable(frequencies[3]!, literalStateCount), literalCount, literalStates);
+
+  const stream = new BackwardBits(source.subarray(size + literalBytes, end), unused[1]);
+  const literalLength = new ValueReader(frequencies[0]!, literalLengths, forLiterals);
+  const matchLength = new ValueReader(frequencies[1]!, matchLengths, forMatch);
+  const distanceOf = new ValueReader(frequencies[2]!, distances, forDistance);
   let at = start;
-  let used = 0;
+  let taken = 0;
   let distance = 0;
   for (let match = 0; match < matches && at < target.length; match++) {
     const plain = literalLength.next(stream);
     const length = matchLength.next(stream);
     distance = distanceOf.next(stream) || distance;
-    if (used + plain > literalCount) throw new Error('LZFSE data is broken');
+    if (taken + plain > literalCount) throw new Error('LZFSE data is broken');
     const shown = Math.min(plain, target.length - at);
-    target.set(literals.subarray(used, used + shown), at);
-    used += plain;
+    target.set(literals.subarray(taken, taken + shown), at);
+    taken += plain;
     at += shown;
     const copied = Math.min(length, target.length - at);
     if (copied > 0) copyBack(target, at, distance, copied);
@@ -171,11 +219,11 @@ function readLiterals(bits: BackwardBits, table: StateTable, count: number, stat
 }
 
 /** Frequencies have codes of 2 to 14 bits, small values the short ones; bits are taken lowest first. */
-function readFrequencies(bytes: Uint8Array, sizes: readonly number[]): Uint16Array[] {
+function readFrequencies(bytes: Uint8Array): Uint16Array[] {
   let held = 0;
   let count = 0;
   let from = 0;
-  return sizes.map((size) => {
+  return symbolCounts.map((size) => {
     const frequencies = new Uint16Array(size);
     for (let symbol = 0; symbol < size; symbol++) {
       while (count < 14 && from < bytes.length) {
