@@ -7,7 +7,7 @@ import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
 import { copyBuffer } from '../platform/bytes.js';
 import { RatePacer } from './pacer.js';
-import { Turns } from '../platform/turns.js';
+import { Pauses } from '../platform/pauses.js';
 const chunkBytes = 1 << 20;
 
 export interface CommitControl {
@@ -57,12 +57,12 @@ async function settle(graph: BlockGraph, base: BlockNode): Promise<CommitOutcome
 
 async function copyAllocated(top: BlockBackend, target: BlockChild, base: BlockNode, { rate = 0, progress, signal }: CommitControl): Promise<void> {
   const pacer = new RatePacer(rate);
-  const turns = new Turns();
+  const pauses = new Pauses();
   const buffer = copyBuffer(chunkBytes);
   const total = top.size;
   for (let offset = 0; offset < total;) {
     signal?.throwIfAborted();
-    await turns.take();
+    await pauses.take();
     const status = await chainStatus(top.node, offset, total - offset, { base });
     let length = status.length;
     if (status.depth > 0 && status.zero) {

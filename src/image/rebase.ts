@@ -5,7 +5,7 @@ import { Req } from '../block/driver.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
 import { copyBuffer, firstDifference, isZero } from '../platform/bytes.js';
-import { Turns } from '../platform/turns.js';
+import { Pauses } from '../platform/pauses.js';
 
 const chunkBytes = 1 << 21;
 
@@ -28,13 +28,13 @@ export async function copyDifferences(overlay: BlockBackend, control: RebaseCont
   const { newBacking, progress, signal } = control;
   const alignment = Math.min(control.alignment, chunkBytes);
   const total = overlay.size;
-  const turns = new Turns();
+  const pauses = new Pauses();
   const pieces = Math.ceil(total / chunkBytes);
   let compared = 0;
   const [oldBytes, newBytes] = [copyBuffer(chunkBytes), copyBuffer(chunkBytes)];
   for (let offset = 0; offset < total;) {
     signal?.throwIfAborted();
-    await turns.take();
+    await pauses.take();
     const found = await undecided(overlay.node, offset, Math.min(chunkBytes, total - offset), control);
     if (!found.differs) {
       offset += found.length;

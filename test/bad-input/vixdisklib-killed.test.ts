@@ -65,7 +65,7 @@ function run(operation: string, killAt?: number): { signal: string | null; stder
   const program = `import library from ${JSON.stringify(library)}; const { DiskLib } = library; const at = (name) => ${JSON.stringify(`${work}/`)} + name;
     const lib = await DiskLib.init({ configFile: ${JSON.stringify(join(folder, 'vix.conf'))} }); const host = await lib.connect(); ${operation}; await lib.close();`;
   const { signal, stderr } = spawnSync(process.execPath, ['--import', join(project, 'test/support/killed-at.mjs'), '--input-type=module', '-e', program], {
-    cwd: folder, encoding: 'utf8', env: { ...process.env, ...(killAt !== undefined && { KILL_AT: String(killAt) }) },
+    cwd: folder, encoding: 'utf8', env: { ...process.env, VDISK_NATIVE: '0', ...(killAt !== undefined && { KILL_AT: String(killAt) }) },
   });
   return { signal, stderr };
 }

@@ -3,7 +3,7 @@ import type { BlockChild } from '../../block/child.js';
 import type { CompactFile } from '../../block/facets.js';
 import { settled } from '../../block/mapped-format.js';
 import { isZero } from '../../platform/bytes.js';
-import { Turns } from '../../platform/turns.js';
+import { Pauses } from '../../platform/pauses.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { layOut } from './create.js';
 import type { DescriptorPlace } from './image.js';
@@ -47,9 +47,9 @@ class Rewriting {
     const source = this.#source;
     const target = source.kind === 'cowd' ? yield* this.#newCowd(file) : yield* this.#newHosted(file, descriptor);
     const buffer = new Uint8Array(Math.max(pieceBytes, source.grainSize));
-    const turns = new Turns();
+    const pauses = new Pauses();
     for (let offset = 0; offset < source.size;) {
-      yield* wait(turns.take());
+      yield* wait(pauses.take());
       control.signal?.throwIfAborted();
       const extent = yield* settled(() => source.map(offset, Math.min(source.size - offset, buffer.length - offset % source.grainSize)));
       if (extent.kind === 'zero' && !(control.dropZeroes && (yield* this.#isZeroBelow(offset, extent.length, buffer)))) {
