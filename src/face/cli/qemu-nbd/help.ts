@@ -52,6 +52,6 @@ Block device options:
       --detect-zeroes=MODE  set detect-zeroes mode (off, on, unmap)
       --image-opts          treat FILE as a full set of image options
 
-Kernel devices (-c, -d), SELinux labels and --tls-authz are not supported.
+Kernel devices (-c, -d) and SELinux labels are not supported.
 `;
 }

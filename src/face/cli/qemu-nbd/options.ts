@@ -23,6 +23,7 @@ export interface NbdToolOptions {
   bitmaps: string[];
   list: boolean;
   tlsCreds: string | undefined;
+  tlsAuthz: string | undefined;
   tlsHostname: string | undefined;
   fork: boolean;
   pidFile: string | undefined;
@@ -50,8 +51,8 @@ const MAX_STRING = 4096;
 export function parseOptions(argv: readonly string[]): NbdToolOptions {
   const options: NbdToolOptions = {
     port: undefined, bind: undefined, socket: undefined, shared: 1, persistent: false, verbose: false, exportName: undefined, description: undefined,
-    handshakeLimitSec: 10, offset: 0, allocationDepth: false, bitmaps: [], list: false, tlsCreds: undefined, tlsHostname: undefined, fork: false,
-    pidFile: undefined, format: undefined, readOnly: false, snapshot: false, loadSnapshot: undefined, cache: undefined, discard: 'ignore',
+    handshakeLimitSec: 10, offset: 0, allocationDepth: false, bitmaps: [], list: false, tlsCreds: undefined, tlsAuthz: undefined,
+    tlsHostname: undefined, fork: false, pidFile: undefined, format: undefined, readOnly: false, snapshot: false, loadSnapshot: undefined, cache: undefined, discard: 'ignore',
     detectZeroes: 'off', imageOpts: false, files: [],
   };
   const seen = new Set<string>();
@@ -102,7 +103,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
     case 'list': options.list = true; break;
     case 'object': addObject(value); break;
     case 'tls-creds': options.tlsCreds = value; break;
-    case 'tls-authz': throw new CliError(seen.has('tls-creds') ? 'Authorization objects (--tls-authz) are not supported' : '--tls-authz is not permitted without --tls-creds');
+    case 'tls-authz': options.tlsAuthz = value; break;
     case 'tls-hostname': options.tlsHostname = value; break;
     case 'fork': options.fork = true; break;
     case 'pid-file': options.pidFile = value; break;
@@ -155,7 +156,10 @@ function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
   if (seen.has('connect') || seen.has('disconnect')) {
     throw new CliError('Kernel NBD devices (-c, -d) are not supported; serve on a socket and attach it with nbd-client');
   }
-  if (options.tlsHostname !== undefined && options.tlsCreds === undefined) throw new CliError('--tls-hostname is not permitted without --tls-creds');
+  if (options.tlsCreds === undefined) {
+    if (options.tlsAuthz !== undefined) throw new CliError('--tls-authz is not permitted without --tls-creds');
+    if (options.tlsHostname !== undefined) throw new CliError('--tls-hostname is not permitted without --tls-creds');
+  }
   if (options.socket === undefined && options.port !== undefined && !/^\d+$/.test(options.port)) {
     const where = `${options.bind ?? '0.0.0.0'}:${options.port}`;
     throw new CliError(`address resolution failed for ${where}: Servname not supported for ai_socktype`);
