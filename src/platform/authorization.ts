@@ -6,7 +6,7 @@ export type Authorize = (identity: string) => boolean;
 
 interface Rule { readonly match: string; readonly policy: string; readonly format?: string }
 
-/** The judgement of the object with that id; without such an object nobody passes. @throws BlockError where it is of another kind */
+/** The judgement of the object with that id, which throws a BlockError where there is none. */
 export function findAuthorization(id: string, find: (id: string) => UserObject | undefined): Authorize {
   return (identity) => {
     const object = find(id);

@@ -37,7 +37,7 @@ function parse(text: string): Record<string, QValue> {
   if (!text.startsWith('{')) {
     const { values, help } = parseKeyValues(text, 'qom-type');
     const type = values.get('qom-type');
-    if (help || type === 'help' || type === '?') {
+    if (help || /^(?:help|\?)(?:,|$)/.test(text)) {
       out(objectHelp(type, programName()));
       throw new ExitError(0);
     }

@@ -18,7 +18,6 @@ export async function listExports(options: NbdToolOptions): Promise<number> {
     ? { type: 'inet' as const, host: options.bind ?? '0.0.0.0', port: options.port ?? '10809' }
     : { type: 'unix' as const, path: options.socket };
   const tls = options.tlsCreds === undefined ? undefined : credentials(options.tlsCreds, 'client');
-  if (tls !== undefined && options.tlsAuthz !== undefined) throw new CliError('TLS authorization is incompatible with export list');
   try {
     const channel = await ByteChannel.connect(address, { plain: tls === undefined });
     const survey = await surveyExports({

@@ -97,7 +97,10 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
       options.description = value;
       break;
     case 'handshake-limit': options.handshakeLimitSec = wholeNumber(value, 'handshake limit'); break;
-    case 'offset': options.offset = wholeNumber(value, 'offset'); break;
+    case 'offset':
+      if (/^-\d+$/.test(value)) throw new CliError(`Value '${value}' is out of range for parameter 'offset'`);
+      options.offset = wholeNumber(value, 'offset');
+      break;
     case 'allocation-depth': options.allocationDepth = true; break;
     case 'bitmap': options.bitmaps.push(value); break;
     case 'list': options.list = true; break;
@@ -160,6 +163,7 @@ function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
     if (options.tlsAuthz !== undefined) throw new CliError('--tls-authz is not permitted without --tls-creds');
     if (options.tlsHostname !== undefined) throw new CliError('--tls-hostname is not permitted without --tls-creds');
   }
+  if (options.list && options.tlsAuthz !== undefined) throw new CliError('TLS authorization is incompatible with export list');
   if (options.socket === undefined && options.port !== undefined && !/^\d+$/.test(options.port)) {
     const where = `${options.bind ?? '0.0.0.0'}:${options.port}`;
     throw new CliError(`address resolution failed for ${where}: Servname not supported for ai_socktype`);
