@@ -122,14 +122,18 @@ describe('a raw image', () => {
     ['create -f file plain 1000', "Formatting 'plain', fmt=file size=1000\n"],
     ['convert -O file disk.raw plain', ''],
     ['compare -f raw -F raw disk.raw plain', 'Images are identical.\n'],
-    ['create -q -f qcow2 longer 2M', ''],
-    ['bench -q -w -f qcow2 -c 1 -s 2M --pattern=1 longer', ''],
-    ['convert -n -O qcow2 disk.raw longer', ''],
-    ['compare -f raw -F qcow2 disk.raw longer', 'Content mismatch at offset 524288!\n[1]\n'],
     ['info --image-opts filename=disk.raw', "qemu-img: Could not open 'filename=disk.raw': Must specify either driver or file\n[1]\n"],
     ['commit -f raw disk.raw', 'qemu-img: Image does not have a backing file\n[1]\n'],
     ['amend -f raw -o help', "qemu-img: Format driver 'raw' does not support option amendment\n[1]\n"],
   ])('%s', async (command, transcript) => expect(await qemuImg(command)).toBe(transcript));
+});
+
+it('leaves what a longer target holds beyond the source', async () => {
+  await qemuImg('create -q -f raw short 1M');
+  await qemuImg('create -q -f qcow2 longer 2M');
+  await qemuImg('bench -w -f qcow2 -c 1 -s 2M --pattern=1 longer');
+  expect(await qemuImg('convert -n -O qcow2 short longer')).toBe('');
+  expect(await qemuImg('compare -f raw -F qcow2 short longer')).toBe('Warning: Image size mismatch!\nContent mismatch at offset 1048576!\n[1]\n');
 });
 
 describe('a qcow2 image', () => {
