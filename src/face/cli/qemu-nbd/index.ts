@@ -1,5 +1,5 @@
 /** qemu-nbd: serves an image over NBD, or lists what another server offers. */
-import { closeSync, existsSync, openSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { BlockError, Errno, strerror } from '../../../block/errors.js';
 import { findAuthorization } from '../../../platform/authorization.js';
@@ -55,6 +55,7 @@ async function serve(options: NbdToolOptions): Promise<number> {
 async function listen(server: NbdServer, { socket, bind, port }: NbdToolOptions): Promise<void> {
   if (process.env['LISTEN_PID'] === String(process.pid)) {
     if (process.env['LISTEN_FDS'] !== '1') throw new CliError('qemu-nbd does not support socket activation with more than one socket');
+    if (!isSocket(3)) throw new CliError('Socket activation failed: invalid file descriptor fd = 3: Bad file descriptor');
     return server.listenOn(3);
   }
   const address: SocketAddress = socket === undefined ? { type: 'inet', host: bind ?? '0.0.0.0', port: port ?? '10809' } : { type: 'unix', path: socket };
@@ -65,8 +66,19 @@ async function listen(server: NbdServer, { socket, bind, port }: NbdToolOptions)
     await server.listen(address);
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
+    if (address.type === 'inet' && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND') {
+      throw new CliError(`address resolution failed for ${address.host}:${address.port}: Name or service not known`);
+    }
     const where = address.type === 'unix' ? `socket to ${address.path}` : 'socket';
     throw new CliError(`Failed to bind ${where}: ${strerror(error.errno)}`);
+  }
+}
+
+function isSocket(fd: number): boolean {
+  try {
+    return fstatSync(fd).isSocket();
+  } catch {
+    return false;
   }
 }
 

@@ -23,6 +23,7 @@ describe('qemu-nbd options', () => {
     [['--cache=foo', 'a'], "Invalid cache mode `foo'"],
     [['-n', '--cache', 'none', 'a'], '-n and --cache can only be specified once'],
     [['--aio=foo', 'a'], "Invalid aio mode 'foo'"],
+    [['--aio=native', 'a'], "Failed to blk_new_open 'a': aio=native was specified, but it requires cache.direct=on, which was not specified."],
     [['--discard=x', 'a'], "Invalid discard mode `x'"],
     [['--detect-zeroes=x', 'a'], 'Failed to parse detect_zeroes mode: invalid parameter value: x'],
     [['--detect-zeroes=unmap', 'a'], 'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap'],

@@ -32,6 +32,7 @@ export interface NbdToolOptions {
   snapshot: boolean;
   loadSnapshot: SnapshotReference | string | undefined;
   cache: CacheMode | undefined;
+  nativeAio: boolean;
   discard: 'ignore' | 'unmap';
   detectZeroes: 'off' | 'on' | 'unmap';
   imageOpts: boolean;
@@ -52,7 +53,7 @@ export function parseOptions(argv: readonly string[]): NbdToolOptions {
   const options: NbdToolOptions = {
     port: undefined, bind: undefined, socket: undefined, shared: 1, persistent: false, verbose: false, exportName: undefined, description: undefined,
     handshakeLimitSec: 10, offset: 0, allocationDepth: false, bitmaps: [], list: false, tlsCreds: undefined, tlsAuthz: undefined,
-    tlsHostname: undefined, fork: false, pidFile: undefined, format: undefined, readOnly: false, snapshot: false, loadSnapshot: undefined, cache: undefined, discard: 'ignore',
+    tlsHostname: undefined, fork: false, pidFile: undefined, format: undefined, readOnly: false, snapshot: false, loadSnapshot: undefined, cache: undefined, nativeAio: false, discard: 'ignore',
     detectZeroes: 'off', imageOpts: false, files: [],
   };
   const seen = new Set<string>();
@@ -127,6 +128,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
     case 'aio':
       if (seen.has('aio')) throw new CliError('--aio can only be specified once');
       if (!['native', 'io_uring', 'threads'].includes(value)) throw new CliError(`Invalid aio mode '${value}'`);
+      options.nativeAio = value === 'native';
       break;
     case 'discard':
       if (seen.has('discard')) throw new CliError('--discard can only be specified once');
@@ -149,7 +151,7 @@ function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
   const { files } = options;
   if (options.list) {
     if (files.length > 0) throw new CliError('List mode is incompatible with a file name');
-    if (['export-name', 'description', 'offset', 'allocation-depth', 'bitmap', 'read-only', 'snapshot', 'load-snapshot', 'connect', 'disconnect'].some((name) => seen.has(name))) {
+    if (['export-name', 'description', 'offset', 'allocation-depth', 'bitmap', 'snapshot', 'load-snapshot', 'connect', 'disconnect'].some((name) => seen.has(name))) {
       throw new CliError('List mode is incompatible with per-device settings');
     }
     if (options.fork) throw new CliError('List mode is incompatible with forking');
@@ -167,6 +169,9 @@ function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
   if (options.socket === undefined && options.port !== undefined && !/^\d+$/.test(options.port)) {
     const where = `${options.bind ?? '0.0.0.0'}:${options.port}`;
     throw new CliError(`address resolution failed for ${where}: Servname not supported for ai_socktype`);
+  }
+  if (options.nativeAio && options.cache?.direct !== true) {
+    throw new CliError(`Failed to blk_new_open '${files[0]}': aio=native was specified, but it requires cache.direct=on, which was not specified.`);
   }
   if (options.imageOpts && options.format !== undefined) throw new CliError('--image-opts and -f are mutually exclusive');
 }
