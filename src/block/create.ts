@@ -37,6 +37,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
   const options = request.options ?? {};
   const format = graph.drivers.get(request.format);
   if (!format) throw new BlockError('INVALID_ARGUMENT', `Unknown file format '${request.format}'`);
+  if (format.createFile) return format.createFile(ownName(graph, filename, format), { ...options, size });
   const create = format.create?.bind(format);
   if (!create) throw new BlockError('NOT_SUPPORTED', `Format driver '${format.name}' does not support image creation`);
   const protocol = protocolOf(graph, filename);
@@ -48,11 +49,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
   // A format that leaves the space to the file (raw): the file is made as long as the disk.
   if (fileOptions['preallocation'] !== undefined) fileOptions['size'] = size;
   const formatOptions = { ...Object.fromEntries(Object.entries(options).filter(([key]) => format.createOptions?.[key])), size };
-  /** The name without a protocol's prefix. */
-  const place = (name: string): string => {
-    const own = graph.toOptions(name, protocol.name)['filename'];
-    return typeof own === 'string' ? own : name;
-  };
+  const place = (name: string): string => ownName(graph, name, protocol);
   format.checkCreate?.(formatOptions);
   await createFile(place(filename), fileOptions);
   const open = (name: string): Promise<BlockBackend> => graph.openBackend(graph.toOptions(name, protocol.name), { discard: 'unmap' });
@@ -81,4 +78,10 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
     if (request.signal?.aborted) throw new BlockError('CANCELLED', 'Creation was cancelled', { filename, errno: Errno.ECANCELED }, error);
     throw error;
   }
+}
+
+/** The name without a protocol's prefix. */
+function ownName(graph: BlockGraph, name: string, protocol: BlockDriver): string {
+  const own = graph.toOptions(name, protocol.name)['filename'];
+  return typeof own === 'string' ? own : name;
 }

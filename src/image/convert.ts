@@ -138,7 +138,7 @@ async function fill(target: BlockBackend, size: number, backing: string | undefi
   if (request.targetIsZero && node.backing) throw invalid('Cannot use --target-is-zero when the destination image has a backing file');
 
   const overlay = backing === undefined ? undefined : node.backing;
-  const targetIsZero = node.backing === undefined && (createdZeroed || request.targetIsZero === true || await madeZero(target));
+  const targetIsZero = node.backing === undefined && (createdZeroed || request.targetIsZero === true);
   const sources = request.sources.map((image) => ({ image, ...(overlay && { base: baseOf(image.node, backing!) }) }));
   await copyImages(sources, target, {
     ...request.copy,
@@ -147,19 +147,6 @@ async function fill(target: BlockBackend, size: number, backing: string | undefi
     targetIsZero,
     targetBackingSize: overlay?.size,
   });
-}
-
-/** Zeroes an existing target at once, if it can do that without writing zeroes out. */
-async function madeZero(target: BlockBackend): Promise<boolean> {
-  const { node } = target;
-  if (node.settings.discard !== 'unmap' || ((node.ops.capabilities.zeroFlags ?? 0) & Req.MAY_UNMAP) === 0) return false;
-  try {
-    await target.writeZeroes(0, target.size, Req.MAY_UNMAP | Req.NO_FALLBACK);
-    return true;
-  } catch (error) {
-    if (error instanceof BlockError) return false;
-    throw error;
-  }
 }
 
 /** Where the source's chain reaches what the target's backing file shows: that file itself or, as users say it, what the source stands on. */

@@ -30,7 +30,7 @@ export interface CreateImageRequest {
 export function creatableFormat(graph: BlockGraph, name: string): BlockDriver {
   const driver = graph.drivers.get(name);
   if (!driver) throw new BlockError('INVALID_ARGUMENT', `Unknown file format '${name}'`);
-  if (!driver.create) throw new BlockError('NOT_SUPPORTED', `Format driver '${name}' does not support image creation`);
+  if (!driver.create && !driver.createFile) throw new BlockError('NOT_SUPPORTED', `Format driver '${name}' does not support image creation`);
   return driver;
 }
 

@@ -4,7 +4,7 @@ import { BlockError } from '../block/errors.js';
 import { Req } from '../block/driver.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
-import { copyBuffer, firstDifference, isZero } from '../platform/bytes.js';
+import { copyBuffer, firstDifference } from '../platform/bytes.js';
 import { Pauses } from '../platform/pauses.js';
 
 const chunkBytes = 1 << 21;
@@ -70,8 +70,7 @@ async function readOrZero(backing: BlockChild | undefined, offset: number, targe
 
 async function writePiece(overlay: BlockBackend, offset: number, piece: Uint8Array, compress: boolean | undefined): Promise<void> {
   try {
-    if (isZero(piece)) await overlay.writeZeroes(offset, piece.length);
-    else await overlay.write(offset, piece, compress ? Req.COMPRESSED : 0);
+    await overlay.write(offset, piece, compress ? Req.COMPRESSED : 0);
   } catch (error) {
     throw error instanceof BlockError ? new BlockError(error.code, `Error while writing to COW image: ${error.message}`, error.context, error) : error;
   }

@@ -1,8 +1,9 @@
 /** A connection as two phases see it: read exactly so many bytes (handshake), then bytes straight into the reader's buffers. */
 import net from 'node:net';
-import type { PeerCertificate } from 'node:tls';
+import type { PeerCertificate, TLSSocket } from 'node:tls';
 import { BlockError, Errno, strerror, systemError } from '../block/errors.js';
 import { pskCiphers, type TlsCredentials } from './tls-credentials.js';
+import { cutOff, isUnknownIssuer } from './tls-words.js';
 
 export type ChannelAddress =
   | { readonly type: 'unix'; readonly path: string }
@@ -21,7 +22,7 @@ export interface ByteSink {
 /** How a connection is encrypted. */
 export interface TlsSettings {
   readonly credentials: TlsCredentials;
-  /** Name the server's certificate must bear; undefined: the host's that was connected to, or any behind a unix socket. */
+  /** Name the server's certificate must bear; undefined: the host's that was connected to. */
   readonly hostname?: string | undefined;
 }
 
@@ -101,23 +102,26 @@ export class ByteChannel {
     raw.removeAllListeners();
     const servername = hostname ?? this.#host;
     const key = credentials.psk && [...credentials.psk][0];
+    const verify = key === undefined && credentials.verifyPeer && credentials.fingerprint === undefined;
     const secured = tls.connect({
       socket: raw,
       ...(servername !== undefined && net.isIP(servername) === 0 && { servername }),
       ...(key ? {
         ciphers: pskCiphers, maxVersion: 'TLSv1.2' as const, pskCallback: () => ({ identity: key[0], psk: key[1] }), checkServerIdentity: () => undefined,
       } : {
-        ...credentials.x509, rejectUnauthorized: credentials.verifyPeer && credentials.fingerprint === undefined,
+        // judged below, when the handshake is over and the server can be told
+        ...credentials.x509, rejectUnauthorized: false,
         checkServerIdentity: (_name: string, certificate: PeerCertificate) =>
-          servername === undefined ? undefined : tls.checkServerIdentity(servername, certificate) && new Error(`Certificate does not match the hostname ${servername}`),
+          servername === undefined ? new Error('No hostname for certificate validation')
+            : tls.checkServerIdentity(servername, certificate) && new Error(`Certificate does not match the hostname ${servername}`),
       }),
     });
     await new Promise<void>((resolve, reject) => {
-      this.#finishSwitch = () => reject(tlsError(new Error('The TLS connection was non-properly terminated.')));
+      this.#finishSwitch = () => reject(tlsError(new Error(cutOff)));
       secured.once('secureConnect', () => {
-        const problem = pinProblem(credentials.fingerprint, secured.getPeerCertificate());
+        const problem = pinProblem(credentials.fingerprint, secured.getPeerCertificate()) ?? (verify ? verifyProblem(secured) : undefined);
         if (problem === undefined) resolve();
-        else reject(new BlockError('ACCESS_DENIED', problem));
+        else setImmediate(() => reject(new BlockError('ACCESS_DENIED', problem)));
       });
       secured.once('error', (error) => reject(tlsError(error)));
       secured.once('close', () => this.#finishSwitch?.());
@@ -128,7 +132,7 @@ export class ByteChannel {
     this.#finishSwitch = undefined;
     secured.removeAllListeners('error');
     this.#socket = secured;
-    this.#attach(secured, true);
+    this.#attach(secured, true, new Error(`Cannot read from TLS channel: ${cutOff}`));
   }
 
   /** Ends the handshake: from now on bytes go to `sink`. */
@@ -152,15 +156,16 @@ export class ByteChannel {
     this.#socket.destroy();
   }
 
-  #attach(socket: net.Socket, asEvents: boolean): void {
+  /** @param ended why the stream ends, where that is no orderly end */
+  #attach(socket: net.Socket, asEvents: boolean, ended?: Error): void {
     let failure: Error | undefined;
     socket.on('error', (error: NodeJS.ErrnoException) => {
       failure ??= error.syscall === 'read' || error.syscall === 'write'
         ? new Error(`Unable to ${error.syscall === 'read' ? 'read from' : 'write to'} socket: ${strerror(errnoOf(error))}`, { cause: error })
         : error;
     });
-    socket.on('end', () => this.#close(undefined));
-    socket.on('close', () => this.#close(failure));
+    socket.on('end', () => this.#close(ended));
+    socket.on('close', () => this.#close(failure ?? ended));
     if (asEvents) {
       socket.on('data', (bytes: Uint8Array) => {
         this.#deliver(bytes);
@@ -302,8 +307,16 @@ function pinProblem(expected: string | undefined, { fingerprint, fingerprint256 
   return `The certificate of the server is not the one expected: it has the fingerprint ${expected.length === fingerprint256?.length ? fingerprint256 : fingerprint}`;
 }
 
-function tlsError(error: Error): BlockError {
-  const { message } = error;
-  if (message.startsWith('Certificate does not match')) return new BlockError('ACCESS_DENIED', message, {}, error);
-  return new BlockError('ACCESS_DENIED', `TLS handshake failed: ${message}`, {}, error);
+/** What speaks against the server's certificate. */
+function verifyProblem({ authorized, authorizationError }: TLSSocket): string | undefined {
+  if (authorized) return undefined;
+  // Node gives the code of OpenSSL's errors, else the message
+  const problem: unknown = authorizationError;
+  const text = problem instanceof Error ? problem.message : String(problem);
+  return isUnknownIssuer(text) ? "The certificate hasn't got a known issuer" : text;
+}
+
+function tlsError(error: Error & { readonly code?: string; readonly reason?: string }): BlockError {
+  const why = error.code?.includes('_ALERT_') === true ? cutOff : error.reason ?? error.message;
+  return new BlockError('ACCESS_DENIED', `TLS handshake failed: ${why}`, {}, error);
 }

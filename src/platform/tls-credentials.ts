@@ -1,6 +1,5 @@
 /** TLS credentials from `tls-creds-*` objects, for clients and servers. */
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import type { SecureContextOptions } from 'node:tls';
 import { BlockError, Errno, systemError } from '../block/errors.js';
 import type { UserObject } from '../block/objects.js';
@@ -63,15 +62,15 @@ export function findTlsCredentials(id: string, find: (id: string) => UserObject 
 
 function certificates(folder: string, endpoint: TlsEndpoint, passphrase: string | undefined): NonNullable<TlsCredentials['x509']> {
   const required = endpoint === 'server';
-  const ca = readCredential(join(folder, 'ca-cert.pem'), true);
-  const crl = readCredential(join(folder, 'ca-crl.pem'), false);
-  const cert = readCredential(join(folder, `${endpoint}-cert.pem`), required);
-  const key = readCredential(join(folder, `${endpoint}-key.pem`), required);
+  const ca = readCredential(`${folder}/ca-cert.pem`, true);
+  const crl = readCredential(`${folder}/ca-crl.pem`, false);
+  const cert = readCredential(`${folder}/${endpoint}-cert.pem`, required);
+  const key = readCredential(`${folder}/${endpoint}-key.pem`, required);
   return { ...(ca && { ca }), ...(crl && { crl }), ...(cert && key && { cert, key }), ...(passphrase !== undefined && { passphrase }) };
 }
 
 function keys(object: UserObject, endpoint: TlsEndpoint): ReadonlyMap<string, Buffer> {
-  const file = join(directory(object), 'keys.psk');
+  const file = `${directory(object)}/keys.psk`;
   const all = parseKeys(readCredential(file, true) ?? Buffer.alloc(0));
   if (endpoint === 'server') return all;
   const user = String(object.properties['username'] ?? 'qemu');

@@ -124,6 +124,17 @@ describe.skipIf(!haveLibnbd || !havePeers('certtool'))('TLS', () => {
   });
   const credentials = (type: string) => loadTlsCredentials({ type, id: 't', properties: { dir: pki, endpoint: 'server' } });
 
+  it('serves those whom it is told to let in', async () => {
+    const judged: string[] = [];
+    const authorize = (name: string): boolean => judged.push(name) === 1;
+    await serve('raw', { tls: credentials('tls-creds-x509'), authorize });
+    const address = await server.listen({ type: 'inet', host: '127.0.0.1', port: '0' });
+    const uri = `nbds://localhost:${address.type === 'inet' ? address.port : ''}/?tls-certificates=${pki}`;
+    expect((await run('nbdinfo', ['--size', uri])).stdout.trim()).toBe(String(size));
+    await expect(run('nbdinfo', ['--size', uri])).rejects.toThrow();
+    expect(new Set(judged)).toEqual(new Set(['CN=client']));
+  });
+
   it('serves clients with a certificate and no others', async () => {
     await serve('raw', { tls: credentials('tls-creds-x509') });
     const address = await server.listen({ type: 'inet', host: '127.0.0.1', port: '0' });

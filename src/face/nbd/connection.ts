@@ -1,6 +1,8 @@
 /** One client: the socket, its handshake, its transmission, its end. */
 import type { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
 import { eventsHandled } from '../../platform/bytes.js';
+import { cutOff } from '../../platform/tls-words.js';
 import { NbdFormatError } from '../../wire/nbd/handshake.js';
 import type { BlockPool } from './buffers.js';
 import { errorText } from './errors.js';
@@ -125,7 +127,10 @@ async function takeBytes(socket: Socket, length: number): Promise<Uint8Array> {
       missing -= bytes.length;
       continue;
     }
-    if (socket.readableEnded || socket.destroyed) throw new HandshakeEnd('Failed to read opts magic: Unexpected end-of-file before all data were read');
+    if (socket.readableEnded || socket.destroyed) {
+      const reason = socket instanceof TLSSocket ? `Cannot read from TLS channel: ${cutOff}` : 'Unexpected end-of-file before all data were read';
+      throw new HandshakeEnd(`Failed to read opts magic: ${reason}`);
+    }
     await new Promise<void>((resolve) => {
       const events = ['readable', 'end', 'close'] as const;
       const wake = (): void => {

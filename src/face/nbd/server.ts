@@ -2,6 +2,7 @@
 import { lstatSync, unlinkSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
+import type { Authorize } from '../../platform/authorization.js';
 import type { TlsCredentials } from '../../platform/tls-credentials.js';
 import { formatNbdUri, type SocketAddress } from '../../wire/nbd/address.js';
 import { BlockPool } from './buffers.js';
@@ -16,6 +17,8 @@ export interface NbdServerOptions {
   readonly maxClients?: number;
   /** Given, every client must encrypt. */
   readonly tls?: TlsCredentials | undefined;
+  /** Judges the distinguished name of each client's certificate. */
+  readonly authorize?: Authorize | undefined;
   /** Time a client has to choose an export. Default 10 s; 0: no limit. */
   readonly handshakeTimeoutMs?: number;
   /** Why clients were dropped, and the like. */
@@ -41,7 +44,7 @@ export class NbdServer {
 
   constructor(options: NbdServerOptions) {
     this.#options = options;
-    this.#tls = options.tls && new ServerTls(options.tls);
+    this.#tls = options.tls && new ServerTls(options.tls, options.authorize);
   }
 
   /** Clients being served. */

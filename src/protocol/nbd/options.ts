@@ -114,8 +114,8 @@ function checkedServer(server: Readonly<Record<string, unknown>>): SocketAddress
 
 /** The name a node shows, as the peer writes it: nothing in it is escaped. */
 export function nbdFilename(server: SocketAddress, exportName: string): string {
-  if (server.type === 'unix') return `nbd+unix:///${exportName}?socket=${server.path}`;
-  return `nbd://${server.host}:${server.port}${exportName === '' ? '' : `/${exportName}`}`;
+  const path = exportName === '' ? '' : `/${exportName}`;
+  return server.type === 'unix' ? `nbd+unix://${path}?socket=${server.path}` : `nbd://${server.host}:${server.port}${path}`;
 }
 
 export function invalid(message: string): BlockError {

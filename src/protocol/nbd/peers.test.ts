@@ -247,18 +247,19 @@ describe.skipIf(!havePeers('nbdkit', 'openssl', 'qemu-nbd'))('TLS', () => {
 
   test('certificates: nbdkit', async () => {
     const server = await folder.nbdkit(['--tls=require', `--tls-certificates=${pki}`, '--tls-verify-peer', 'memory', '4M']);
-    await using(withTls(server), (disk) => exercise(disk, testSeed + 2, 5), x509(pki));
-    await using(withTls(server, { 'tls-hostname': 'localhost' }), async () => undefined, x509(pki));
+    await using(withTls(server, { 'tls-hostname': 'localhost' }), (disk) => exercise(disk, testSeed + 2, 5), x509(pki));
+    expect((await failure(using(withTls(server), async () => undefined, x509(pki)))).message).toBe('No hostname for certificate validation');
     expect((await failure(using(withTls(server, { 'tls-hostname': 'elsewhere' }), async () => undefined, x509(pki)))).message)
       .toBe('Certificate does not match the hostname elsewhere');
-    expect((await failure(using(withTls(server), async () => undefined, x509(strangers)))).message).toMatch(/^TLS handshake failed: /);
+    expect((await failure(using(withTls(server, { 'tls-hostname': 'localhost' }), async () => undefined, x509(strangers)))).message)
+      .toBe("The certificate hasn't got a known issuer");
     expect((await failure(using(unix(server.socket), async () => undefined))).message).toMatch(/^TLS negotiation required before option 7 \(go\)/);
   });
 
   test('certificates: qemu-nbd', async () => {
     execFileSync('qemu-img', ['create', '-q', '-f', 'raw', folder.file('tls.raw'), '4M']);
     const server = await folder.qemuNbd('qemu-nbd', ['--object', `tls-creds-x509,id=t,endpoint=server,dir=${pki}`, '--tls-creds', 't', '-f', 'raw', folder.file('tls.raw')]);
-    await using(withTls(server), (disk) => exercise(disk, testSeed + 3, 5), x509(pki));
+    await using(withTls(server, { 'tls-hostname': 'localhost' }), (disk) => exercise(disk, testSeed + 3, 5), x509(pki));
     expect((await failure(using(unix(server.socket), async () => undefined))).context.hint)
       .toMatch(/^Did you forget a valid tls-creds\?\nserver reported: /);
   });

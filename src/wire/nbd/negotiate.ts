@@ -153,7 +153,7 @@ async function go(stream: HandshakeStream, name: string): Promise<{ size: number
   for (let count = 0; ; count++) {
     const reply = await readRawReply(stream, Option.GO);
     if (reply.type === OptionReply.UNSUP) return undefined;
-    if (isOptionError(reply.type)) throw refusal(reply);
+    if (isOptionError(reply.type)) throw refused(stream, reply);
     if (reply.type === OptionReply.ACK) break;
     if (reply.type !== OptionReply.INFO) throw unexpected(reply.type, OptionReply.INFO);
     if (count === MAX_REPLIES) throw tooMany(Option.GO);
@@ -186,12 +186,18 @@ export async function readRawReply(stream: HandshakeStream, option: number): Pro
 
 async function readReply(stream: HandshakeStream, option: number): Promise<RawReply> {
   const reply = await readRawReply(stream, option);
-  if (isOptionError(reply.type)) throw refusal(reply);
+  if (isOptionError(reply.type)) throw refused(stream, reply);
   return reply;
 }
 
+/** Takes leave of a server that refused what cannot be done without. */
+export function refused(stream: HandshakeStream, reply: RawReply): NbdNegotiationError {
+  stream.write(encodeOption(Option.ABORT));
+  return refusal(reply);
+}
+
 /** What a server's refusal means, in words. */
-export function refusal({ type, option, data }: RawReply): NbdNegotiationError {
+function refusal({ type, option, data }: RawReply): NbdNegotiationError {
   const name = describeOption(option);
   const [message, advice] = ((): [string, string?] => {
     switch (type) {

@@ -1,7 +1,7 @@
 /** Everything a server tells about its exports, without using one. */
 import { Info, Option, OptionReply } from './constants.js';
 import { decodeInfo, decodeMetaContext, decodeServer, encodeInfoRequest, encodeMetaContextRequest, encodeOption, isOptionError, type BlockSizes } from './handshake.js';
-import { agreeOnStyle, NbdNegotiationError, readGreeting, readRawReply, refusal, startTls, type HandshakeStream, type HeaderStyle } from './negotiate.js';
+import { agreeOnStyle, NbdNegotiationError, readGreeting, readRawReply, refused, startTls, type HandshakeStream, type HeaderStyle } from './negotiate.js';
 
 export interface SurveyedExport {
   readonly name: string;
@@ -59,7 +59,7 @@ async function* replies(stream: HandshakeStream, option: number, type: number, r
     if (reply.type === OptionReply.ACK) return;
     if (isOptionError(reply.type)) {
       if (!required) return;
-      throw refusal(reply);
+      throw refused(stream, reply);
     }
     if (reply.type === type) yield reply.data;
   }

@@ -119,9 +119,21 @@ describe('a raw image', () => {
     ['resize --shrink -f raw disk.raw -512K', 'Image resized.\n'],
     ['resize -f raw disk.raw 0', 'qemu-img: New image size must be positive\n[1]\n'],
     ['snapshot -c s -f raw disk.raw', "qemu-img: Could not create snapshot 's': Operation not supported\n[1]\n"],
+    ['create -f file plain 1000', "Formatting 'plain', fmt=file size=1000\n"],
+    ['convert -O file disk.raw plain', ''],
+    ['compare -f raw -F raw disk.raw plain', 'Images are identical.\n'],
+    ['info --image-opts filename=disk.raw', "qemu-img: Could not open 'filename=disk.raw': Must specify either driver or file\n[1]\n"],
     ['commit -f raw disk.raw', 'qemu-img: Image does not have a backing file\n[1]\n'],
     ['amend -f raw -o help', "qemu-img: Format driver 'raw' does not support option amendment\n[1]\n"],
   ])('%s', async (command, transcript) => expect(await qemuImg(command)).toBe(transcript));
+});
+
+it('leaves what a longer target holds beyond the source', async () => {
+  await qemuImg('create -q -f raw short 1M');
+  await qemuImg('create -q -f qcow2 longer 2M');
+  await qemuImg('bench -w -f qcow2 -c 1 -s 2M --pattern=1 longer');
+  expect(await qemuImg('convert -n -O qcow2 short longer')).toBe('');
+  expect(await qemuImg('compare -f raw -F qcow2 short longer')).toBe('Warning: Image size mismatch!\nContent mismatch at offset 1048576!\n[1]\n');
 });
 
 describe('a qcow2 image', () => {

@@ -33,6 +33,7 @@ General purpose options:
   -L, --list                list exports available from another NBD server
   --object type,id=ID,...   define an object such as 'secret' or 'tls-creds-x509'
   --tls-creds=ID            use id of an earlier --object to provide TLS
+  --tls-authz=ID            use id of an earlier --object to decide which certificates may come in
   --tls-hostname=HOSTNAME   override hostname used to check x509 certificate
   -T, --trace ...           accepted and ignored
   --fork                    exit once the server, in the background, is running
@@ -52,6 +53,6 @@ Block device options:
       --detect-zeroes=MODE  set detect-zeroes mode (off, on, unmap)
       --image-opts          treat FILE as a full set of image options
 
-Kernel devices (-c, -d), SELinux labels and --tls-authz are not supported.
+Kernel devices (-c, -d) and SELinux labels are not supported.
 `;
 }

@@ -36,7 +36,7 @@ export async function openExportImage(filename: string, options: NbdToolOptions)
     try {
       if (options.loadSnapshot !== undefined) await loadSnapshot(node, options.loadSnapshot);
       if (options.offset > 0) {
-        if (options.offset >= node.size) throw new CliError(`Offset (${options.offset}) has to be smaller than the image size (${node.size})`);
+        if (options.offset > node.size) throw new CliError(`Offset (${options.offset}) cannot be greater than size of the containing file (${node.size})`);
         top = await graph.open({ driver: 'raw', offset: options.offset, file: node.name }, access);
       }
       const take = Perm.CONSISTENT_READ | (options.readOnly ? 0 : Perm.WRITE);
@@ -74,10 +74,13 @@ async function temporaryOverlay(filename: string, options: NbdToolOptions): Prom
 
 async function loadSnapshot(node: BlockBackend['node'], wanted: SnapshotReference | string): Promise<void> {
   const facet = node.facet('snapshots');
-  const list = facet?.list() ?? [];
+  if (facet === undefined) {
+    throw new CliError(`Failed to load snapshot: Block format '${node.driver.name}' used by device '' does not support temporarily loading internal snapshots`);
+  }
+  const list = facet.list();
   const found = typeof wanted === 'string'
     ? list.find((each) => each.id === wanted) ?? list.find((each) => each.name === wanted)
     : list.find(({ id, name }) => (wanted.id ?? id) === id && (wanted.name ?? name) === name);
-  if (facet === undefined || found === undefined) throw new CliError("Failed to load snapshot: Can't find snapshot");
+  if (found === undefined) throw new CliError("Failed to load snapshot: Can't find snapshot");
   await facet.load(found.id);
 }

@@ -1,8 +1,8 @@
 /** qemu-nbd: serves an image over NBD, or lists what another server offers. */
-import { closeSync, existsSync, openSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { BlockError, Errno, strerror } from '../../../block/errors.js';
-import { findTlsCredentials } from '../../../platform/tls-credentials.js';
+import { findAuthorization } from '../../../platform/authorization.js';
 import type { SocketAddress } from '../../../wire/nbd/address.js';
 import { ExportRegistry, NbdExport } from '../../nbd/exports.js';
 import { NbdServer } from '../../nbd/server.js';
@@ -10,6 +10,7 @@ import { inBackground, reportReady, startInBackground } from '../background.js';
 import { closeGraph } from '../open.js';
 import { userObjects } from '../objects.js';
 import { CliError, reportError } from '../output.js';
+import { credentials } from './credentials.js';
 import { openExportImage } from './image.js';
 import { parseOptions, type NbdToolOptions } from './options.js';
 
@@ -21,7 +22,8 @@ export async function main(argv: string[]): Promise<number> {
 }
 
 async function serve(options: NbdToolOptions): Promise<number> {
-  const tls = options.tlsCreds === undefined ? undefined : credentials(options.tlsCreds);
+  const tls = options.tlsCreds === undefined ? undefined : credentials(options.tlsCreds, 'server');
+  const authorize = options.tlsAuthz === undefined ? undefined : findAuthorization(options.tlsAuthz, (id) => userObjects().get(id));
   const image = await openExportImage(options.files[0]!, options);
   const { backend } = image;
   try {
@@ -32,7 +34,7 @@ async function serve(options: NbdToolOptions): Promise<number> {
     let end = (): void => undefined;
     const ended = new Promise<void>((resolve) => { end = resolve; });
     const server = new NbdServer({
-      exports: new ExportRegistry([offered]), tls, maxClients: options.shared, handshakeTimeoutMs: options.handshakeLimitSec * 1000,
+      exports: new ExportRegistry([offered]), tls, authorize, maxClients: options.shared, handshakeTimeoutMs: options.handshakeLimitSec * 1000,
       onDisconnect: (remaining) => { if (remaining === 0 && !options.persistent) end(); },
       ...(options.verbose && { report: (message: string) => reportError(message) }),
     });
@@ -53,6 +55,7 @@ async function serve(options: NbdToolOptions): Promise<number> {
 async function listen(server: NbdServer, { socket, bind, port }: NbdToolOptions): Promise<void> {
   if (process.env['LISTEN_PID'] === String(process.pid)) {
     if (process.env['LISTEN_FDS'] !== '1') throw new CliError('qemu-nbd does not support socket activation with more than one socket');
+    if (!isSocket(3)) throw new CliError('Socket activation failed: invalid file descriptor fd = 3: Bad file descriptor');
     return server.listenOn(3);
   }
   const address: SocketAddress = socket === undefined ? { type: 'inet', host: bind ?? '0.0.0.0', port: port ?? '10809' } : { type: 'unix', path: socket };
@@ -63,17 +66,19 @@ async function listen(server: NbdServer, { socket, bind, port }: NbdToolOptions)
     await server.listen(address);
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
+    if (address.type === 'inet' && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND') {
+      throw new CliError(`address resolution failed for ${address.host}:${address.port}: Name or service not known`);
+    }
     const where = address.type === 'unix' ? `socket to ${address.path}` : 'socket';
     throw new CliError(`Failed to bind ${where}: ${strerror(error.errno)}`);
   }
 }
 
-function credentials(id: string): ReturnType<typeof findTlsCredentials> {
+function isSocket(fd: number): boolean {
   try {
-    return findTlsCredentials(id, (name) => userObjects().get(name), 'server');
-  } catch (error) {
-    if (error instanceof BlockError) throw new CliError(`Failed to get TLS creds: ${error.message}`);
-    throw error;
+    return fstatSync(fd).isSocket();
+  } catch {
+    return false;
   }
 }
 

@@ -1,12 +1,11 @@
 /** qemu-nbd -L: what another server offers. */
 import { ByteChannel } from '../../../platform/byte-channel.js';
-import { findTlsCredentials } from '../../../platform/tls-credentials.js';
 import { BlockError } from '../../../block/errors.js';
 import { NbdFormatError } from '../../../wire/nbd/handshake.js';
 import { NbdNegotiationError } from '../../../wire/nbd/negotiate.js';
 import { surveyExports, type SurveyedExport, type Survey } from '../../../wire/nbd/survey.js';
-import { userObjects } from '../objects.js';
 import { CliError, out } from '../output.js';
+import { credentials } from './credentials.js';
 import type { NbdToolOptions } from './options.js';
 
 const flagNames = [
@@ -18,14 +17,14 @@ export async function listExports(options: NbdToolOptions): Promise<number> {
   const address = options.socket === undefined
     ? { type: 'inet' as const, host: options.bind ?? '0.0.0.0', port: options.port ?? '10809' }
     : { type: 'unix' as const, path: options.socket };
-  const credentials = options.tlsCreds === undefined ? undefined : findTlsCredentials(options.tlsCreds, (id) => userObjects().get(id), 'client');
+  const tls = options.tlsCreds === undefined ? undefined : credentials(options.tlsCreds, 'client');
   try {
-    const channel = await ByteChannel.connect(address, { plain: credentials === undefined });
+    const channel = await ByteChannel.connect(address, { plain: tls === undefined });
     const survey = await surveyExports({
       read: (length, what) => channel.read(length, what),
       write: (bytes) => channel.write(bytes),
-      startTls: () => channel.startTls({ credentials: credentials!, hostname: options.tlsHostname }),
-    }, credentials !== undefined);
+      startTls: () => channel.startTls({ credentials: tls!, hostname: options.tlsHostname }),
+    }, tls !== undefined);
     channel.end();
     printSurvey(survey);
     return 0;

@@ -23,6 +23,7 @@ export interface NbdToolOptions {
   bitmaps: string[];
   list: boolean;
   tlsCreds: string | undefined;
+  tlsAuthz: string | undefined;
   tlsHostname: string | undefined;
   fork: boolean;
   pidFile: string | undefined;
@@ -31,6 +32,7 @@ export interface NbdToolOptions {
   snapshot: boolean;
   loadSnapshot: SnapshotReference | string | undefined;
   cache: CacheMode | undefined;
+  nativeAio: boolean;
   discard: 'ignore' | 'unmap';
   detectZeroes: 'off' | 'on' | 'unmap';
   imageOpts: boolean;
@@ -50,8 +52,8 @@ const MAX_STRING = 4096;
 export function parseOptions(argv: readonly string[]): NbdToolOptions {
   const options: NbdToolOptions = {
     port: undefined, bind: undefined, socket: undefined, shared: 1, persistent: false, verbose: false, exportName: undefined, description: undefined,
-    handshakeLimitSec: 10, offset: 0, allocationDepth: false, bitmaps: [], list: false, tlsCreds: undefined, tlsHostname: undefined, fork: false,
-    pidFile: undefined, format: undefined, readOnly: false, snapshot: false, loadSnapshot: undefined, cache: undefined, discard: 'ignore',
+    handshakeLimitSec: 10, offset: 0, allocationDepth: false, bitmaps: [], list: false, tlsCreds: undefined, tlsAuthz: undefined,
+    tlsHostname: undefined, fork: false, pidFile: undefined, format: undefined, readOnly: false, snapshot: false, loadSnapshot: undefined, cache: undefined, nativeAio: false, discard: 'ignore',
     detectZeroes: 'off', imageOpts: false, files: [],
   };
   const seen = new Set<string>();
@@ -96,13 +98,16 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
       options.description = value;
       break;
     case 'handshake-limit': options.handshakeLimitSec = wholeNumber(value, 'handshake limit'); break;
-    case 'offset': options.offset = wholeNumber(value, 'offset'); break;
+    case 'offset':
+      if (/^-\d+$/.test(value)) throw new CliError(`Value '${value}' is out of range for parameter 'offset'`);
+      options.offset = wholeNumber(value, 'offset');
+      break;
     case 'allocation-depth': options.allocationDepth = true; break;
     case 'bitmap': options.bitmaps.push(value); break;
     case 'list': options.list = true; break;
     case 'object': addObject(value); break;
     case 'tls-creds': options.tlsCreds = value; break;
-    case 'tls-authz': throw new CliError(seen.has('tls-creds') ? 'Authorization objects (--tls-authz) are not supported' : '--tls-authz is not permitted without --tls-creds');
+    case 'tls-authz': options.tlsAuthz = value; break;
     case 'tls-hostname': options.tlsHostname = value; break;
     case 'fork': options.fork = true; break;
     case 'pid-file': options.pidFile = value; break;
@@ -123,6 +128,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
     case 'aio':
       if (seen.has('aio')) throw new CliError('--aio can only be specified once');
       if (!['native', 'io_uring', 'threads'].includes(value)) throw new CliError(`Invalid aio mode '${value}'`);
+      options.nativeAio = value === 'native';
       break;
     case 'discard':
       if (seen.has('discard')) throw new CliError('--discard can only be specified once');
@@ -145,7 +151,7 @@ function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
   const { files } = options;
   if (options.list) {
     if (files.length > 0) throw new CliError('List mode is incompatible with a file name');
-    if (['export-name', 'description', 'offset', 'allocation-depth', 'bitmap', 'read-only', 'snapshot', 'load-snapshot', 'connect', 'disconnect'].some((name) => seen.has(name))) {
+    if (['export-name', 'description', 'offset', 'allocation-depth', 'bitmap', 'snapshot', 'load-snapshot', 'connect', 'disconnect'].some((name) => seen.has(name))) {
       throw new CliError('List mode is incompatible with per-device settings');
     }
     if (options.fork) throw new CliError('List mode is incompatible with forking');
@@ -155,10 +161,17 @@ function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
   if (seen.has('connect') || seen.has('disconnect')) {
     throw new CliError('Kernel NBD devices (-c, -d) are not supported; serve on a socket and attach it with nbd-client');
   }
-  if (options.tlsHostname !== undefined && options.tlsCreds === undefined) throw new CliError('--tls-hostname is not permitted without --tls-creds');
+  if (options.tlsCreds === undefined) {
+    if (options.tlsAuthz !== undefined) throw new CliError('--tls-authz is not permitted without --tls-creds');
+    if (options.tlsHostname !== undefined) throw new CliError('--tls-hostname is not permitted without --tls-creds');
+  }
+  if (options.list && options.tlsAuthz !== undefined) throw new CliError('TLS authorization is incompatible with export list');
   if (options.socket === undefined && options.port !== undefined && !/^\d+$/.test(options.port)) {
     const where = `${options.bind ?? '0.0.0.0'}:${options.port}`;
     throw new CliError(`address resolution failed for ${where}: Servname not supported for ai_socktype`);
+  }
+  if (options.nativeAio && options.cache?.direct !== true) {
+    throw new CliError(`Failed to blk_new_open '${files[0]}': aio=native was specified, but it requires cache.direct=on, which was not specified.`);
   }
   if (options.imageOpts && options.format !== undefined) throw new CliError('--image-opts and -f are mutually exclusive');
 }
