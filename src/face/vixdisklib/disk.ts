@@ -147,13 +147,19 @@ export class Disk {
   }
 
   /**
-   * Makes a redo log: a disk that records what differs from this one. VixDiskLib_CreateChild, since VDDK 1.0.
+   * Makes a redo log: a disk that records what differs from this one. A disk that is open for writing is closed meanwhile, and has another
+   * content ID as soon as it is written to again. VixDiskLib_CreateChild, since VDDK 1.0.
    * @throws VixError VIX_E_FILE_ALREADY_EXISTS, VIX_E_INVALID_ARG for a type that cannot be a child,
    * VIX_E_NOT_SUPPORTED_ON_REMOTE_OBJECT, VIX_E_DISK_PARENT_NOTALLOWED where this is no VMDK
    */
   createChild(path: string, params: ChildParams = {}): Promise<void> {
     this.#refuseRemote();
-    return this.#guarded(() => createChild(this.#init.context, this.path, this.backend.node, path, params));
+    const make = (parent: BlockBackend): Promise<void> => createChild(this.#init.context, this.path, parent.node, path, params);
+    if (this.readOnly) return this.#guarded(() => make(this.backend));
+    return this.#offline(async (_, reopen) => {
+      await using parent = await reopen(this.#flags | OpenFlags.READ_ONLY);
+      await make(parent);
+    });
   }
 
   /**
