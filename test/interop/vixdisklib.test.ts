@@ -82,6 +82,7 @@ afterEach(() => {
 describe('Create', () => {
   it.each(allTypes)('%s', async (_, type) => {
     const file = await makeDisk(type, { hwVersion: HWVersion.WORKSTATION_6 });
+    expect(await host.checkRepair(file, false)).toMatchObject({ corruptions: 0, leaks: 0, findings: [] });
     await using disk = await host.open(file);
     const info = await disk.info();
     expect(info).toMatchObject({
