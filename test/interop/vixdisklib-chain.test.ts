@@ -214,6 +214,21 @@ describe('CreateChild', () => {
     expect(await failure(disk.createChild(parent))).toBe('VIX_E_FILE_ALREADY_EXISTS');
     expect(await failure(disk.createChild('child.vmdk'))).toBe('VIX_E_INVALID_ARG');
   });
+
+  // as VDDK's sample program opens it
+  it('stands on a disk that is open for writing, and knows when that was written to again', async () => {
+    const parent = await base();
+    const file = path();
+    await use(parent, 0, async (disk) => {
+      await disk.write(0, pattern(1));
+      expect(await failure(disk.createChild(parent))).toBe('VIX_E_FILE_ALREADY_EXISTS');
+      await disk.createChild(file);
+      expect([disk.isOpen, disk.readOnly]).toEqual([true, false]);
+      expect(await use(file, OpenFlags.READ_ONLY, (above) => above.read(0, grain))).toEqual(pattern(1));
+      await disk.write(grain, pattern(2));
+    });
+    expect(await failure(host.open(file))).toBe('VIX_E_DISK_CID_MISMATCH');
+  });
 });
 
 describe('parents elsewhere', () => {

@@ -4,6 +4,8 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Errno, systemError } from '../../src/block/errors.js';
+import { createRegistry } from '../../src/drivers.js';
 import * as vix from '../../src/face/vixdisklib/index.js';
 import { AdapterType, DiskLib, DiskType, isVixError, OpenFlags, type Connection, type Disk, type VixErrorSymbol } from '../../src/face/vixdisklib/index.js';
 import { havePeers } from '../support/peers.js';
@@ -106,6 +108,7 @@ describe('Open', () => {
     const file = await make();
     expect(await failure(() => reading.open(file))).toBe('VIX_E_FILE_READ_ONLY');
     await (await reading.open(file, { flags: OpenFlags.READ_ONLY })).close();
+    expect(await reading.checkRepair(file, false)).toMatchObject({ corruptions: 0 });
     for (const change of [() => reading.grow(file, 9000), () => reading.rename(file, path()), () => reading.unlink(file), () => reading.checkRepair(file, true), () => reading.clone(path(), host, file)]) {
       expect(await failure(change)).toBe('VIX_E_FILE_READ_ONLY');
     }
@@ -113,6 +116,7 @@ describe('Open', () => {
 
   it('what a file is not, or not any more', async () => {
     expect(await failure(() => host.open(raw(), { format: 'qcow2' }))).toBe('VIX_E_INCORRECT_FILE_TYPE');
+    expect(await failure(() => host.open(raw(), { signal: AbortSignal.abort() }))).toBe('VIX_E_CANCELLED');
     const newer = await make();
     const bytes = readFileSync(newer);
     bytes.writeUInt32LE(9, 4);
@@ -190,13 +194,38 @@ describe('making', () => {
 });
 
 describe('requests', () => {
+  it('fail as the files of other drivers do', async () => {
+    const file = await make();
+    let broken = false;
+    const drivers = createRegistry((driver) => (driver.name !== 'file' ? driver : {
+      ...driver,
+      open: async (context) => {
+        const ops = await driver.open(context);
+        const read = ops.read.bind(ops);
+        ops.read = (...request) => {
+          if (broken) throw systemError(Errno.EIO, { op: 'read' });
+          return read(...request);
+        };
+        return ops;
+      },
+    }));
+    await using failing = await DiskLib.init({ drivers });
+    await using disk = await (await failing.connect()).open(file);
+    await disk.write(0, new Uint8Array(512).fill(1));
+    expect((await disk.read(0, 1))[0]).toBe(1);
+    broken = true;
+    expect(await failure(() => disk.read(0, 1))).toBe('VIX_E_FILE_ERROR');
+  });
+
   it('streams end where the disk does', async () => {
     const file = await make();
     await using(file, 0, async (disk) => {
       const write = (start: number): Promise<void> => new Blob([new Uint8Array(1024)]).stream().pipeTo(disk.createWriteStream({ start }));
       await write(capacity * 512 - 1024);
       expect(await failure(() => write(capacity * 512 - 512))).toBe('VIX_E_DISK_OUTOFRANGE');
-      expect(await failure(() => new Response(disk.createReadStream({ start: 0, end: capacity * 512 + 1 }) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer())).toBe('VIX_E_DISK_OUTOFRANGE');
+      for (const [start, end] of [[512, 0], [-1, 512], [0, 0.5]] as const) expect(await failure(() => disk.createReadStream({ start, end }))).toBe('VIX_E_INVALID_ARG');
+      expect(await failure(() => disk.createWriteStream({ start: -1n }))).toBe('VIX_E_INVALID_ARG');
+      expect(await failure(() => new Response(disk.createReadStream({ start: 0n, end: BigInt(capacity) * 512n + 1n }) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer())).toBe('VIX_E_DISK_OUTOFRANGE');
     });
     await using(file, OpenFlags.READ_ONLY, async (disk) => {
       expect(await failure(() => new Blob(['x'.repeat(512)]).stream().pipeTo(disk.createWriteStream()))).toBe('VIX_E_FILE_READ_ONLY');

@@ -83,69 +83,69 @@ export function VixDiskLib_AllocateConnectParams(): { -readonly [K in keyof Conn
   return {};
 }
 
-/** Null: this host. Since VDDK 1.0. */
+/** To a server, or with null to this host: {@link DiskLib.connect}. Since VDDK 1.0. */
 export async function VixDiskLib_Connect(connectParams: ConnectParams | null): Promise<Connection> {
   return (await initialized()).connect(connectParams);
 }
 
-/** Since VDDK 1.2. */
+/** Says also by which transports, and what of the machine is shown: {@link DiskLib.connect}. Since VDDK 1.2. */
 export async function VixDiskLib_ConnectEx(
   connectParams: ConnectParams | null, readOnly: boolean, snapshotRef: string | null, transportModes: string | null,
 ): Promise<Connection> {
   return (await initialized()).connect(connectParams, { readOnly, snapshotRef, transportModes });
 }
 
-/** Since VDDK 1.0. */
+/** Closes the disks of the connection, and it: {@link Connection.disconnect}. Since VDDK 1.0. */
 export async function VixDiskLib_Disconnect(connection: Connection): Promise<void> {
   await connection.disconnect();
 }
 
-/** Null for this host. Since VDDK 5.0. */
+/** What the connection was made with; null for this host: {@link Connection.params}. Since VDDK 5.0. */
 export async function VixDiskLib_GetConnectParams(connection: Connection): Promise<ConnectParameters | null> {
   return connection.params ?? null;
 }
 
-/** Since VDDK 1.2. */
+/** Before a machine's disks are opened: {@link DiskLib.prepareForAccess}. Since VDDK 1.2. */
 export async function VixDiskLib_PrepareForAccess(connectParams: ConnectParams, identity: string): Promise<void> {
   await (await initialized()).prepareForAccess(connectParams, identity);
 }
 
-/** Since VDDK 1.2. */
+/** After they were closed: {@link DiskLib.endAccess}. Since VDDK 1.2. */
 export async function VixDiskLib_EndAccess(connectParams: ConnectParams, identity: string): Promise<void> {
   await (await initialized()).endAccess(connectParams, identity);
 }
 
-/** Numbers of files. Since VDDK 1.2. */
+/** Removes what runs that were killed left, and returns numbers of files: {@link DiskLib.cleanup}. Since VDDK 1.2. */
 export async function VixDiskLib_Cleanup(_connectParams: ConnectParams | null): Promise<{ readonly numCleanedUp: number; readonly numRemaining: number }> {
   const { removed, remaining } = await (await initialized()).cleanup();
   return { numCleanedUp: removed.length, numRemaining: remaining.length };
 }
 
-/** `flags`: {@link OpenFlags}. Since VDDK 1.0. */
+/** Opens a disk; `flags` are {@link OpenFlags}: {@link Connection.open}. Since VDDK 1.0. */
 export async function VixDiskLib_Open(connection: Connection, path: string, flags: number): Promise<Disk> {
   return connection.open(path, { flags });
 }
 
-/** Since VDDK 1.0. @throws VixError VIX_E_INVALID_HANDLE where it is closed already */
+/** Gives the handle up: {@link Disk.close}. Since VDDK 1.0. @throws VixError VIX_E_INVALID_HANDLE where it is closed already */
 export async function VixDiskLib_Close(diskHandle: Disk): Promise<void> {
   await opened(diskHandle).close();
 }
 
-/** Since VDDK 1.0. */
+/** Makes an empty disk: {@link Connection.create}. Since VDDK 1.0. */
 export async function VixDiskLib_Create(
   connection: Connection, path: string, createParams: CreateParams, progressFunc?: VixDiskLibProgressFunc | null, progressCallbackData?: unknown,
 ): Promise<void> {
   await connection.create(path, createParams, control(progressFunc, progressCallbackData));
 }
 
-/** Since VDDK 1.0. */
+/** Makes a redo log of an open disk: {@link Disk.createChild}. Since VDDK 1.0. */
 export async function VixDiskLib_CreateChild(
   diskHandle: Disk, childPath: string, diskType: DiskType, progressFunc?: VixDiskLibProgressFunc | null, progressCallbackData?: unknown,
 ): Promise<void> {
   await opened(diskHandle).createChild(childPath, { diskType, ...control(progressFunc, progressCallbackData) });
 }
 
-/** Since VDDK 1.0. */
+/** Copies a disk with its parents, and converts it: {@link Connection.clone}. Since VDDK 1.0. */
 export async function VixDiskLib_Clone(
   dstConnection: Connection, dstPath: string, srcConnection: Connection, srcPath: string, createParams: Partial<CreateParams> | null,
   progressFunc: VixDiskLibProgressFunc | null | undefined, progressCallbackData: unknown, overWrite: boolean,
@@ -154,80 +154,83 @@ export async function VixDiskLib_Clone(
   await dstConnection.clone(dstPath, srcConnection, srcPath, params);
 }
 
-/** `capacity`: of the whole disk then, in sectors. Since VDDK 1.0. */
+/** Makes a disk larger; `capacity` is that of the whole disk then, in sectors: {@link Connection.grow}. Since VDDK 1.0. */
 export async function VixDiskLib_Grow(
   connection: Connection, path: string, capacity: Sectors, updateGeometry: boolean, progressFunc?: VixDiskLibProgressFunc | null, progressCallbackData?: unknown,
 ): Promise<void> {
   await connection.grow(path, capacity, updateGeometry, control(progressFunc, progressCallbackData));
 }
 
-/** Since VDDK 1.0. */
+/** Gives the space of zeroed blocks back: {@link Disk.shrink}. Since VDDK 1.0. */
 export async function VixDiskLib_Shrink(diskHandle: Disk, progressFunc?: VixDiskLibProgressFunc | null, progressCallbackData?: unknown): Promise<void> {
   await opened(diskHandle).shrink(control(progressFunc, progressCallbackData));
 }
 
-/** Since VDDK 1.0. */
+/** Brings blocks into order: {@link Disk.defragment}. Since VDDK 1.0. */
 export async function VixDiskLib_Defragment(diskHandle: Disk, progressFunc?: VixDiskLibProgressFunc | null, progressCallbackData?: unknown): Promise<void> {
   await opened(diskHandle).defragment(control(progressFunc, progressCallbackData));
 }
 
-/** Files of this host, which C leaves without a connection: disks of the process's library. Since VDDK 1.0. */
+/** Files of this host, which C leaves without a connection: {@link Connection.rename}. Since VDDK 1.0. */
 export async function VixDiskLib_Rename(srcFileName: string, dstFileName: string): Promise<void> {
   await using host = await (await initialized()).connect();
   await host.rename(srcFileName, dstFileName);
 }
 
-/** Since VDDK 1.0. */
+/** Removes one disk, not its parents or children: {@link Connection.unlink}. Since VDDK 1.0. */
 export async function VixDiskLib_Unlink(connection: Connection, path: string): Promise<void> {
   await connection.unlink(path);
 }
 
-/** Succeeds where the check could be made; what it found is returned. Since VDDK 5.0. */
+/** Succeeds where the check could be made; what it found is returned: {@link Connection.checkRepair}. Since VDDK 5.0. */
 export async function VixDiskLib_CheckRepair(connection: Connection, filename: string, repair: boolean): Promise<CheckReport> {
   return connection.checkRepair(filename, repair);
 }
 
-/** Bytes. Since VDDK 1.0. */
+/** Bytes that a clone takes; UNKNOWN is the type the disk has: {@link Disk.spaceNeededForClone}. Since VDDK 1.0. */
 export async function VixDiskLib_SpaceNeededForClone(diskHandle: Disk, diskType: DiskType): Promise<number> {
   return opened(diskHandle).spaceNeededForClone(diskType);
 }
 
-/** Succeeds where it is. Since VDDK 1.0. */
+/** Succeeds where it is: {@link Disk.isAttachPossible}. Since VDDK 1.0. */
 export async function VixDiskLib_IsAttachPossible(parent: Disk, child: Disk): Promise<void> {
   await opened(parent).isAttachPossible(opened(child));
 }
 
-/** The parent's handle is not valid afterwards. Since VDDK 1.0. */
+/** Puts the child on the parent, whose handle is not valid afterwards: {@link Disk.attach}. Since VDDK 1.0. */
 export async function VixDiskLib_Attach(parent: Disk, child: Disk): Promise<void> {
   await opened(parent).attach(opened(child));
 }
 
-/** Since VDDK 1.0. */
+/** Capacity (sectors), geometry, links and so on: {@link Disk.info}. Since VDDK 1.0. */
 export async function VixDiskLib_GetInfo(diskHandle: Disk): Promise<DiskInfo> {
   return opened(diskHandle).info();
 }
 
-/** Since VDDK 5.0. */
+/** The way by which the disk was reached: {@link Disk.transportMode}. Since VDDK 5.0. */
 export function VixDiskLib_GetTransportMode(diskHandle: Disk): string {
   return opened(diskHandle).transportMode;
 }
 
-/** Since VDDK 1.0. @throws VixError VIX_E_DISK_KEY_NOTFOUND */
+/** An entry of the disk database, its key without `ddb.`: get() of {@link Disk.metadata}. Since VDDK 1.0. */
 export async function VixDiskLib_ReadMetadata(diskHandle: Disk, key: string): Promise<string> {
   return opened(diskHandle).metadata.get(key);
 }
 
-/** Since VDDK 1.0. */
+/** Adds or changes an entry: set() of {@link Disk.metadata}. Since VDDK 1.0. */
 export async function VixDiskLib_WriteMetadata(diskHandle: Disk, key: string, value: string): Promise<void> {
   await opened(diskHandle).metadata.set(key, value);
 }
 
-/** Since VDDK 1.0. */
+/** Keys of all entries, those of the parents too: keys() of {@link Disk.metadata}. Since VDDK 1.0. */
 export async function VixDiskLib_GetMetadataKeys(diskHandle: Disk): Promise<readonly string[]> {
   return opened(diskHandle).metadata.keys();
 }
 
-/** One call looks at no more than {@link MAX_CHUNK_NUMBER} chunks. Since VDDK 6.7. */
+/**
+ * Runs of chunks that hold anything, all in sectors: {@link Disk.allocatedBlocks}. One call looks at no more than {@link MAX_CHUNK_NUMBER} chunks.
+ * Since VDDK 6.7.
+ */
 export async function VixDiskLib_QueryAllocatedBlocks(diskHandle: Disk, startSector: Sectors, numSectors: Sectors, chunkSize: Sectors): Promise<readonly Block[]> {
   const options = { start: startSector, length: numSectors, chunkSize };
   refuseTooMany(planQuery(opened(diskHandle).backend.size, options));
@@ -272,7 +275,7 @@ export async function VixDiskLib_Wait(diskHandle: Disk): Promise<void> {
   if (use.asynchronous > 0) await new Promise<void>((resolve) => use.waiters.push(resolve));
 }
 
-/** Since VDDK 6.0. */
+/** All that was written becomes durable: {@link Disk.flush}. Since VDDK 6.0. */
 export async function VixDiskLib_Flush(diskHandle: Disk): Promise<void> {
   await opened(diskHandle).flush();
 }

@@ -18,14 +18,17 @@ export interface ConnectParams {
   /** Of the server's certificate: SHA-1, 20 pairs of hexadecimal digits with colons; SHA-256 (32 pairs) is understood, too. */
   readonly thumbPrint?: string | null | undefined;
   readonly credType?: CredType | undefined;
-  /** Never shown by JSON.stringify() or inspect(). NBD has no use for them: they are not sent. */
+  /**
+   * Never shown by JSON.stringify() or inspect(). NBD has no use for them: they are not sent. What C calls `creds.uid.userName` and
+   * `creds.sessionId.cookie` is `creds.userName` and `creds.cookie`.
+   */
   readonly creds?: Credentials | undefined;
   /** 0 or absent: the usual one. */
   readonly port?: number | undefined;
   /** Port of the disk server, where it is another; wins over `port`. */
   readonly nfcHostPort?: number | undefined;
   readonly specType?: SpecType | undefined;
-  /** Since VDDK 6.5: the first-class disk, where specType says so. */
+  /** Since VDDK 6.5: the first-class disk, where specType says so. In C, `spec.vStorageObjSpec`. */
   readonly vStorageObjSpec?: { readonly id: string; readonly datastoreMoRef: string; readonly ssId?: string } | undefined;
 }
 

@@ -15,7 +15,7 @@ import { guarded, transferFailure, VixError } from './errors.js';
 import { describeDisk, links } from './info.js';
 import { cloneDisk, copyOnto, createDisk, localPath, type CloneParams, type CreateParams } from './making.js';
 import { diskFailure, driverOf, fileSpec, formatOfName, isReadOnly, openLocal, openRemote } from './opening.js';
-import { controlled, type LongOperation } from './progress.js';
+import { controlled, throwIfCancelled, type LongOperation } from './progress.js';
 import { toBytes, type Sectors } from './sectors.js';
 
 export interface ConnectionInit {
@@ -67,10 +67,12 @@ export class Connection {
     return this.#init.params;
   }
 
+  /** Disks are those of a server. */
   get remote(): boolean {
     return this.#init.params?.serverName !== undefined;
   }
 
+  /** Nothing can be written over it. */
   get readOnly(): boolean {
     return this.#init.readOnly;
   }
@@ -86,7 +88,8 @@ export class Connection {
    */
   async open(path: string, options: OpenDiskOptions = {}): Promise<Disk> {
     this.#assertConnected();
-    const { flags = 0 } = options;
+    const { flags = 0, signal } = options;
+    if (signal) throwIfCancelled(signal);
     this.#checkFlags(flags, path);
     const { backend, mode } = await this.#openBackend(path, flags, options);
     const disk = new Disk({
@@ -174,7 +177,7 @@ export class Connection {
    * @throws VixError VIX_E_DISK_CANTREPAIR where damage remains after a repair, VIX_E_FILE_NOT_FOUND, VIX_E_FILE_ALREADY_LOCKED
    */
   async checkRepair(path: string, repair: boolean, control: LongOperation = {}): Promise<CheckReport> {
-    this.#assertLocal(path);
+    this.#assertLocal(path, repair);
     const findings: string[] = [];
     const { graph, gate, logger } = this.#init.context;
     const result = await this.#onFile(path, () => controlled(control, async ({ signal }) => {
@@ -230,10 +233,10 @@ export class Connection {
     if (this.readOnly) throw new VixError('VIX_E_FILE_READ_ONLY', 'the connection is for reading', { path });
   }
 
-  #assertLocal(path: string): void {
+  #assertLocal(path: string, writes = true): void {
     this.#assertConnected();
     if (this.remote) throw new VixError('VIX_E_NOT_SUPPORTED_ON_REMOTE_OBJECT', undefined, { path });
-    this.#assertWritable(path);
+    if (writes) this.#assertWritable(path);
   }
 
   /** Something done to a file of this host that nobody has open. */

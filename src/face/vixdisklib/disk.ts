@@ -11,7 +11,7 @@ import { describeDisk, type DiskInfo } from './info.js';
 import { DiskMetadata } from './metadata.js';
 import { diskFailure, isReadOnly } from './opening.js';
 import type { LongOperation } from './progress.js';
-import { toBytes, toSectors, type Sectors } from './sectors.js';
+import { toBytes, toPlace, toSectors, type Sectors } from './sectors.js';
 
 export interface DiskInit {
   readonly context: LibraryContext;
@@ -30,9 +30,11 @@ export interface DiskInit {
  * VIX_E_INVALID_HANDLE, but for closing it once more.
  */
 export class Disk {
+  /** As it was given to the open. */
   readonly path: string;
   /** The way to it: 'file', 'nbd' or 'nbdssl'. VixDiskLib_GetTransportMode, since VDDK 5.0. */
   readonly transportMode: TransportMode;
+  /** Its disk database. VixDiskLib_ReadMetadata, VixDiskLib_WriteMetadata, VixDiskLib_GetMetadataKeys, since VDDK 1.0. */
   readonly metadata: DiskMetadata;
   readonly #init: DiskInit;
   #backend: BlockBackend | undefined;
@@ -58,10 +60,12 @@ export class Disk {
     return this.#flags;
   }
 
+  /** Neither closed nor attached to a child as its parent. */
   get isOpen(): boolean {
     return this.#backend !== undefined;
   }
 
+  /** It was opened with READ_ONLY. */
   get readOnly(): boolean {
     return isReadOnly(this.flags);
   }
@@ -71,7 +75,7 @@ export class Disk {
     return toSectors(this.backend.size);
   }
 
-  /** VixDiskLib_GetInfo, since VDDK 1.0. */
+  /** Capacity in sectors, geometry, links of the chain and so on. VixDiskLib_GetInfo, since VDDK 1.0. */
   async info(): Promise<DiskInfo> {
     return describeDisk(this.backend.node);
   }
@@ -141,19 +145,26 @@ export class Disk {
   /**
    * Bytes that a clone of this disk (with all its parents) takes as a disk of some type. VixDiskLib_SpaceNeededForClone, since VDDK 1.0.
    * @param diskType UNKNOWN: the type it has
+   * @throws VixError VIX_E_INVALID_ARG for a type that does not exist
    */
   spaceNeededForClone(diskType: DiskType = DiskType.UNKNOWN): Promise<number> {
     return this.#guarded(() => spaceNeeded(this.#init.context, this.backend, diskType));
   }
 
   /**
-   * Makes a redo log: a disk that records what differs from this one. VixDiskLib_CreateChild, since VDDK 1.0.
+   * Makes a redo log: a disk that records what differs from this one. A disk that is open for writing is closed meanwhile, and has another
+   * content ID as soon as it is written to again. VixDiskLib_CreateChild, since VDDK 1.0.
    * @throws VixError VIX_E_FILE_ALREADY_EXISTS, VIX_E_INVALID_ARG for a type that cannot be a child,
    * VIX_E_NOT_SUPPORTED_ON_REMOTE_OBJECT, VIX_E_DISK_PARENT_NOTALLOWED where this is no VMDK
    */
   createChild(path: string, params: ChildParams = {}): Promise<void> {
     this.#refuseRemote();
-    return this.#guarded(() => createChild(this.#init.context, this.path, this.backend.node, path, params));
+    const make = (parent: BlockBackend): Promise<void> => createChild(this.#init.context, this.path, parent.node, path, params);
+    if (this.readOnly) return this.#guarded(() => make(this.backend));
+    return this.#offline(async (_, reopen) => {
+      await using parent = await reopen(this.#flags | OpenFlags.READ_ONLY);
+      await make(parent);
+    });
   }
 
   /**
@@ -165,7 +176,10 @@ export class Disk {
     await this.#offline((path) => compactOpen(this.#init.context, path, true, control));
   }
 
-  /** Brings the blocks of a sparse disk into the order of the disk; does nothing with flat ones. VixDiskLib_Defragment, since VDDK 1.0. */
+  /**
+   * Brings the blocks of a sparse disk into the order of the disk; does nothing with flat ones. VixDiskLib_Defragment, since VDDK 1.0.
+   * @throws VixError VIX_E_FILE_READ_ONLY, VIX_E_DISK_NOTSUPPORTED for stream-optimized ones
+   */
   async defragment(control: LongOperation = {}): Promise<void> {
     await this.#offline((path) => compactOpen(this.#init.context, path, false, control));
   }
@@ -192,23 +206,33 @@ export class Disk {
     );
   }
 
-  /** Bytes [start, end) of the disk as a stream, read as they are taken. */
-  createReadStream({ start = 0, end = this.capacity * SECTOR_SIZE }: { readonly start?: number; readonly end?: number } = {}): ReadableStream<Uint8Array> {
-    let at = start;
+  /**
+   * Bytes [start, end) of the disk as a stream, read as they are taken.
+   * @throws VixError VIX_E_INVALID_ARG where that is no range; the stream fails with VIX_E_DISK_OUTOFRANGE beyond the end of the disk
+   */
+  createReadStream(
+    { start = 0, end = this.capacity * SECTOR_SIZE }: { readonly start?: number | bigint; readonly end?: number | bigint } = {},
+  ): ReadableStream<Uint8Array> {
+    let at = toPlace(start, 'the first byte');
+    const until = toPlace(end, 'the end');
+    if (until < at) throw new VixError('VIX_E_INVALID_ARG', `bytes ${start} to ${end}`, { path: this.path });
     return new ReadableStream<Uint8Array>({
       pull: async (controller) => {
-        const piece = new Uint8Array(Math.min(streamPiece, end - at));
+        const piece = new Uint8Array(Math.min(streamPiece, until - at));
         if (piece.length > 0) await this.#transfer(() => this.backend.read(at, piece));
         at += piece.length;
         if (piece.length > 0) controller.enqueue(piece);
-        if (at >= end) controller.close();
+        if (at >= until) controller.close();
       },
     }, { highWaterMark: 1 });
   }
 
-  /** Writes a stream of bytes from byte `start` on. */
-  createWriteStream({ start = 0 }: { readonly start?: number } = {}): WritableStream<Uint8Array> {
-    let at = start;
+  /**
+   * Writes a stream of bytes from byte `start` on; they are durable when it was closed.
+   * @throws VixError VIX_E_INVALID_ARG; the stream fails as write() does
+   */
+  createWriteStream({ start = 0 }: { readonly start?: number | bigint } = {}): WritableStream<Uint8Array> {
+    let at = toPlace(start, 'the first byte');
     return new WritableStream<Uint8Array>({
       write: async (piece) => {
         if (this.readOnly) throw new VixError('VIX_E_FILE_READ_ONLY', undefined, { path: this.path });

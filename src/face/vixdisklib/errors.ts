@@ -23,6 +23,7 @@ export class VixError extends Error {
   }
 }
 
+/** Whether it is an error of this library, and, if a symbol is given, that one. */
 export function isVixError(error: unknown, symbol?: VixErrorSymbol): error is VixError {
   return error instanceof VixError && (symbol === undefined || error.symbol === symbol);
 }

@@ -2,6 +2,7 @@
 import { BlockGraph } from '../../block/graph.js';
 import type { OpenGate } from '../../block/gate.js';
 import type { UserObject } from '../../block/objects.js';
+import type { DriverRegistry } from '../../block/registry.js';
 import { createRegistry } from '../../drivers.js';
 import { removeLeftovers } from '../../image/files.js';
 import { numberSetting, readConfiguration, type Configuration } from './config.js';
@@ -29,6 +30,8 @@ export interface DiskLibOptions extends LogFunctions {
   readonly gate?: OpenGate | undefined;
   /** Folder with `ca-cert.pem`, and `client-cert.pem` and `client-key.pem` where servers ask for them, for nbdssl. Beyond VDDK. */
   readonly tlsDirectory?: string | undefined;
+  /** What reads and writes formats and files, in place of the engine's `createRegistry()`: for tests, or files of another kind. Beyond VDDK. */
+  readonly drivers?: DriverRegistry | undefined;
 }
 
 export interface ConnectOptions {
@@ -64,7 +67,7 @@ export class DiskLib {
     this.configuration = configuration;
     this.#tlsDirectory = options.tlsDirectory;
     const gate = chainPolicy(options.parentFolders ?? [], options.gate);
-    const graph = new BlockGraph({ drivers: createRegistry(), gate, objects: this.#objects });
+    const graph = new BlockGraph({ drivers: options.drivers ?? createRegistry(), gate, objects: this.#objects });
     graph.onWarning = (message) => logger.warn(message, 'engine');
     graph.onReport = (line) => logger.warn(line, 'engine');
     this.#context = { graph, gate, logger, resolveParent: options.resolveParent, journal: new Journal(configuration.get('tmpDirectory')) };

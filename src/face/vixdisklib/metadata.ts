@@ -25,6 +25,7 @@ export class DiskMetadata {
     return value;
   }
 
+  /** Whether get() would find it. */
   async has(key: string): Promise<boolean> {
     return this.#all().has(key);
   }
@@ -41,10 +42,12 @@ export class DiskMetadata {
     await database.set(key, value).catch((error: unknown) => { throw diskFailure(error, this.#path); });
   }
 
+  /** Of the disk, then those that only its parents have. */
   async keys(): Promise<readonly string[]> {
     return [...this.#all().keys()];
   }
 
+  /** All keys with their values, as get() finds them. */
   async entries(): Promise<ReadonlyMap<string, string>> {
     return this.#all();
   }

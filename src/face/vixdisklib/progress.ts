@@ -4,7 +4,7 @@ import { VixError } from './errors.js';
 export interface Progress {
   /** 0 to 100, never less than before; 100 is the last, told when all is done. */
   readonly percent: number;
-  /** In units of the operation. */
+  /** In units of the operation; in the end as many as `total`. */
   readonly done: number;
   readonly total: number;
 }
@@ -28,6 +28,7 @@ export async function controlled<T>(control: LongOperation, work: (running: Runn
   const own = new AbortController();
   const abort = (): void => own.abort(signal?.reason);
   let percent = -1;
+  let units = 1;
   let failure: { readonly error: unknown } | undefined;
   const tell = (next: Progress): void => {
     if (next.percent <= percent || failure !== undefined) return;
@@ -44,9 +45,12 @@ export async function controlled<T>(control: LongOperation, work: (running: Runn
   try {
     const result = await work({
       signal: own.signal,
-      progress: (done, total) => tell({ percent: total > 0 ? Math.min(99, Math.floor(done / total * 100)) : 0, done, total }),
+      progress: (done, total) => {
+        units = total;
+        tell({ percent: total > 0 ? Math.min(99, Math.floor(done / total * 100)) : 0, done, total });
+      },
     });
-    tell({ percent: 100, done: 1, total: 1 });
+    tell({ percent: 100, done: units, total: units });
     if (failure !== undefined) throw failure.error;
     return result;
   } catch (error) {

@@ -12,6 +12,13 @@ export function toBytes(sectors: Sectors, what = 'a number of sectors'): number 
   throw new VixError('VIX_E_INVALID_ARG', `${what} is ${sectors}`);
 }
 
+/** A place on a disk, in bytes. @throws VixError VIX_E_INVALID_ARG */
+export function toPlace(bytes: number | bigint, what: string): number {
+  const place = Number(bytes);
+  if (Number.isSafeInteger(place) && place >= 0) return place;
+  throw new VixError('VIX_E_INVALID_ARG', `${what} is ${bytes}`);
+}
+
 /** Whole sectors of so many bytes. */
 export function toSectors(bytes: number): number {
   return Math.floor(bytes / SECTOR_SIZE);

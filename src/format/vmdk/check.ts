@@ -95,7 +95,7 @@ class ExtentCheck {
 
   *#twinPlace(extent: SparseExtent, index: number): Steps<number> {
     const place = yield* known(() => extent.tables.twinOf(index));
-    if (place + tableBytes(extent) <= extent.file.size) return place;
+    if (place + (place === 0 ? 0 : tableBytes(extent)) <= extent.file.size) return place;
     this.#complain(`ERROR: redundant grain table ${index} points after EOF`);
     return 0;
   }
