@@ -91,6 +91,7 @@ describe('by the names of C', () => {
       const connection = await vix.VixDiskLib_Connect(null);
       expect(await vix.VixDiskLib_GetConnectParams(connection)).toBeNull();
       const [file, child, other] = [path(), path(), path()];
+      expect(await failure(() => vix.VixDiskLib_Open(null as unknown as typeof connection, file, 0))).toBe('VIX_E_DISK_INVALID_CONNECTION');
       await vix.VixDiskLib_Create(connection, file, { diskType: DiskType.SPLIT_SPARSE, adapterType: AdapterType.IDE, capacity: 2 ** 27 });
       const parent = await vix.VixDiskLib_Open(connection, file, 0);
       await vix.VixDiskLib_Write(parent, 0, 2, new Uint8Array(1024).fill(1));

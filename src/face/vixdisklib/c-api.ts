@@ -6,7 +6,7 @@
  */
 import type { Block } from './allocated.js';
 import { planQuery, refuseTooMany } from './allocated.js';
-import type { CheckReport, Connection } from './connection.js';
+import { type CheckReport, Connection } from './connection.js';
 import type { ConnectParameters, ConnectParams } from './connect-params.js';
 import { SECTOR_SIZE, type DiskType } from './constants.js';
 import { Disk } from './disk.js';
@@ -97,12 +97,12 @@ export async function VixDiskLib_ConnectEx(
 
 /** Closes the disks of the connection, and it: {@link Connection.disconnect}. Since VDDK 1.0. */
 export async function VixDiskLib_Disconnect(connection: Connection): Promise<void> {
-  await connection.disconnect();
+  await connected(connection).disconnect();
 }
 
 /** What the connection was made with; null for this host: {@link Connection.params}. Since VDDK 5.0. */
 export async function VixDiskLib_GetConnectParams(connection: Connection): Promise<ConnectParameters | null> {
-  return connection.params ?? null;
+  return connected(connection).params ?? null;
 }
 
 /** Before a machine's disks are opened: {@link DiskLib.prepareForAccess}. Since VDDK 1.2. */
@@ -123,7 +123,7 @@ export async function VixDiskLib_Cleanup(_connectParams: ConnectParams | null): 
 
 /** Opens a disk; `flags` are {@link OpenFlags}: {@link Connection.open}. Since VDDK 1.0. */
 export async function VixDiskLib_Open(connection: Connection, path: string, flags: number): Promise<Disk> {
-  return connection.open(path, { flags });
+  return connected(connection).open(path, { flags });
 }
 
 /** Gives the handle up: {@link Disk.close}. Since VDDK 1.0. @throws VixError VIX_E_INVALID_HANDLE where it is closed already */
@@ -135,7 +135,7 @@ export async function VixDiskLib_Close(diskHandle: Disk): Promise<void> {
 export async function VixDiskLib_Create(
   connection: Connection, path: string, createParams: CreateParams, progressFunc?: VixDiskLibProgressFunc | null, progressCallbackData?: unknown,
 ): Promise<void> {
-  await connection.create(path, createParams, control(progressFunc, progressCallbackData));
+  await connected(connection).create(path, createParams, control(progressFunc, progressCallbackData));
 }
 
 /** Makes a redo log of an open disk: {@link Disk.createChild}. Since VDDK 1.0. */
@@ -151,14 +151,14 @@ export async function VixDiskLib_Clone(
   progressFunc: VixDiskLibProgressFunc | null | undefined, progressCallbackData: unknown, overWrite: boolean,
 ): Promise<void> {
   const params = { ...(createParams && { createParams }), overwrite: overWrite, ...control(progressFunc, progressCallbackData) };
-  await dstConnection.clone(dstPath, srcConnection, srcPath, params);
+  await connected(dstConnection).clone(dstPath, connected(srcConnection), srcPath, params);
 }
 
 /** Makes a disk larger; `capacity` is that of the whole disk then, in sectors: {@link Connection.grow}. Since VDDK 1.0. */
 export async function VixDiskLib_Grow(
   connection: Connection, path: string, capacity: Sectors, updateGeometry: boolean, progressFunc?: VixDiskLibProgressFunc | null, progressCallbackData?: unknown,
 ): Promise<void> {
-  await connection.grow(path, capacity, updateGeometry, control(progressFunc, progressCallbackData));
+  await connected(connection).grow(path, capacity, updateGeometry, control(progressFunc, progressCallbackData));
 }
 
 /** Gives the space of zeroed blocks back: {@link Disk.shrink}. Since VDDK 1.0. */
@@ -179,12 +179,12 @@ export async function VixDiskLib_Rename(srcFileName: string, dstFileName: string
 
 /** Removes one disk, not its parents or children: {@link Connection.unlink}. Since VDDK 1.0. */
 export async function VixDiskLib_Unlink(connection: Connection, path: string): Promise<void> {
-  await connection.unlink(path);
+  await connected(connection).unlink(path);
 }
 
 /** Succeeds where the check could be made; what it found is returned: {@link Connection.checkRepair}. Since VDDK 5.0. */
 export async function VixDiskLib_CheckRepair(connection: Connection, filename: string, repair: boolean): Promise<CheckReport> {
-  return connection.checkRepair(filename, repair);
+  return connected(connection).checkRepair(filename, repair);
 }
 
 /** Bytes that a clone takes; UNKNOWN is the type the disk has: {@link Disk.spaceNeededForClone}. Since VDDK 1.0. */
@@ -321,6 +321,11 @@ function asynchronous(disk: Disk, request: () => MaybePromise<void>, callback: V
   if (isPromise(result)) void result.then(() => VixErrorCode.VIX_OK, errorNumber).then(finish);
   else queueMicrotask(() => finish(VixErrorCode.VIX_OK));
   return VixErrorCode.VIX_ASYNC;
+}
+
+function connected(connection: Connection): Connection {
+  if (connection instanceof Connection) return connection;
+  throw new VixError('VIX_E_DISK_INVALID_CONNECTION');
 }
 
 function opened(disk: Disk): Disk {
