@@ -86,7 +86,7 @@ export interface BitmapFacet {
   attach?(bitmaps: Map<string, DirtyBitmap>): void;
   list(): Promise<readonly StoredBitmap[]>;
   /** Whether a bitmap of that name and granularity can be stored; throws with the reason. */
-  canStore(name: string, granularity: number): Promise<void>;
+  canStore?(name: string, granularity: number): Promise<void>;
   remove(name: string): Promise<void>;
 }
 

@@ -25,7 +25,7 @@ export async function addBitmap(node: BlockNode, name: string, granularity = def
     throw new BlockError('INVALID_ARGUMENT', 'Granularity must be power of 2 and at least 512');
   }
   const facet = node.facet('bitmaps');
-  if (facet === undefined) throw new BlockError('NOT_SUPPORTED', `Can't store persistent bitmaps to ${node.name}: Operation not supported`);
+  if (facet?.canStore === undefined) throw new BlockError('NOT_SUPPORTED', `Can't store persistent bitmaps to ${node.name}: Operation not supported`);
   if (node.bitmaps.has(name)) throw new BlockError('ALREADY_EXISTS', `Bitmap already exists: ${name}`);
   await facet.canStore(name, granularity);
   const bitmap = new DirtyBitmap({ name, granularity, size: node.size });

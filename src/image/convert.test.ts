@@ -197,6 +197,7 @@ describe('convertImages', () => {
     await expect(convert([raw(source)], target, 'qcow2', 'size=1M')).rejects.toThrow('output file is smaller than input file');
     expect(existsSync(target)).toBe(false);
     await expect(convert([raw(source)], target, 'qcow2', undefined, { bitmaps: 'all' })).rejects.toThrow('Source lacks bitmap support');
+    await expect(convert([raw(source)], target, 'raw', undefined, { bitmaps: 'all' })).rejects.toThrow('Source lacks bitmap support');
     expect(readFileSync(source).equals(before)).toBe(true);
   });
 });

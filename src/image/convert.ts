@@ -102,7 +102,10 @@ function planImage(graph: BlockGraph, image: NewImage, size: number, { sources, 
     if (rest['encryption'] === true || rest['encrypt.format'] !== undefined) throw invalid('Compression and encryption not supported at the same time');
     if (rest['preallocation'] !== undefined && rest['preallocation'] !== 'off') throw invalid('Compression and preallocation not supported at the same time');
   }
-  if (bitmaps !== undefined && !format.supportsBitmaps) throw new BlockError('NOT_SUPPORTED', `Format driver '${format.name}' does not support bitmaps`);
+  if (bitmaps !== undefined) {
+    bitmapSource(sources);
+    if (!format.supportsBitmaps) throw new BlockError('NOT_SUPPORTED', `Format driver '${format.name}' does not support bitmaps`);
+  }
   const unallocated = format.supportsBacking === true && (rest['preallocation'] === undefined || rest['preallocation'] === 'off');
   return {
     protocol, size: typeof given === 'number' ? given : size, options: rest, backing: typeof backing === 'string' ? backing : undefined,
@@ -154,10 +157,15 @@ function baseOf(source: BlockNode, backing: string): BlockNode | undefined {
   return findInChain(source, backing) ?? unfiltered(source).backing;
 }
 
-function bitmapsToCopy(sources: readonly BlockBackend[], which: 'all' | 'sound', warn: ConvertRequest['warn']): DirtyBitmap[] {
+function bitmapSource(sources: readonly BlockBackend[]): BlockNode {
   if (sources.length > 1) throw invalid('Copying bitmaps only possible with single source');
   const { node } = sources[0]!;
   if (!keepsBitmaps(node)) throw new BlockError('NOT_SUPPORTED', 'Source lacks bitmap support');
+  return node;
+}
+
+function bitmapsToCopy(sources: readonly BlockBackend[], which: 'all' | 'sound', warn: ConvertRequest['warn']): DirtyBitmap[] {
+  const node = bitmapSource(sources);
   // The peer looks at the youngest first.
   return [...node.bitmaps.values()].reverse().filter(({ name, persistent, inconsistent }) => {
     if (inconsistent && which === 'all') {

@@ -102,4 +102,20 @@ describe.skipIf(oracle === undefined)('damage', () => {
       expect(folder.run(folder.tool('vdisk'), ['check', '-f', format, image])).toMatchObject({ status: 0 });
     }
   });
+
+  it('is refused as by qemu-img 10 where that cannot mend, check or open', () => {
+    const same = (parameters: readonly string[]): void => {
+      const { status, stdout, stderr } = folder.run(oracle!, parameters);
+      expect(folder.run(folder.tool('qemu-img'), parameters), parameters.join(' ')).toMatchObject({ status, stdout, stderr });
+    };
+    for (const format of ['vmdk', 'vpc', 'parallels']) folder.succeed(oracle!, ['create', '-q', '-f', format, `sound.${format}`, '4M']);
+    same(['check', '-r', 'all', 'sound.vmdk']);
+    same(['check', '-f', 'vpc', 'sound.vpc']);
+    same(['measure', '-O', 'qcow2', '-f', 'parallels', 'sound.parallels']);
+    const footer = readFileSync(folder.file('sound.vpc'));
+    footer.writeUInt32BE(0, 64);
+    writeFileSync(folder.file('harmed.vpc'), footer);
+    same(['check', '-f', 'vpc', 'harmed.vpc']);
+    expect(folder.run(folder.tool('vdisk'), ['check', '-f', 'vpc', 'harmed.vpc'])).toMatchObject({ status: 2 });
+  });
 });

@@ -21,7 +21,7 @@ export function asPeersKnow(driver: BlockDriver): BlockDriver {
     },
     ...(measure && !lacks.has('measure') && { measure }),
     open: (context) => {
-      const mode = { ...context.mode, refuseLog: lacks.has('log-overlay'), plainCompressed: lacks.has('encrypted-only') };
+      const mode = { ...context.mode, check: context.mode.check && !lacks.has('check'), refuseLog: lacks.has('log-overlay'), plainCompressed: lacks.has('encrypted-only') };
       return andThen(open.call(driver, { ...context, mode }), (ops) => restricted(ops, lacks));
     },
   };

@@ -4,13 +4,11 @@ import { BlockError } from '../../block/errors.js';
 import type { BitmapFacet } from '../../block/facets.js';
 
 export function storedBitmaps(bitmaps: readonly DirtyBitmap[]): BitmapFacet {
-  const refuse = (): Promise<never> => Promise.reject(new BlockError('NOT_SUPPORTED', 'Bitmaps of Parallels images cannot be changed'));
   return {
     attach(live) {
       for (const bitmap of bitmaps) live.set(bitmap.name, bitmap);
     },
     list: () => Promise.resolve(bitmaps.map(({ name, granularity }) => ({ name, granularity, flags: [], inconsistent: false }))),
-    canStore: refuse,
-    remove: refuse,
+    remove: () => Promise.reject(new BlockError('NOT_SUPPORTED', 'Bitmaps of Parallels images cannot be changed')),
   };
 }

@@ -39,7 +39,7 @@ export class ParallelsOps extends MappedFormat {
       check: {
         check: async ({ repair, report: say = () => undefined }) => image.exclusive(() => run(checkParallels(image, repair, say))),
       },
-      ...(bitmaps.length > 0 && { bitmaps: storedBitmaps(bitmaps) }),
+      bitmaps: storedBitmaps(bitmaps),
     };
   }
 

@@ -27,7 +27,7 @@ interface Placed {
 
 /** Gives the guest range [from, to) a place in the tables; the data file is made to reach so far, with `preallocation`. */
 export async function preallocateTables(parts: PreallocateParts, from: number, to: number, preallocation: Preallocation): Promise<void> {
-  const { dataFile, geometry: { clusterSize, subclusterSize } } = parts.image;
+  const { dataFile, encryption, geometry: { clusterSize, subclusterSize } } = parts.image;
   let end = 0;
   let guest = from - (from % clusterSize);
   while (guest < to) {
@@ -36,7 +36,14 @@ export async function preallocateTables(parts: PreallocateParts, from: number, t
     end = done.host + done.count * clusterSize;
   }
   end -= Math.floor((guest - to) / subclusterSize) * subclusterSize;
-  if (end > dataFile.size) await dataFile.resize(end, { preallocation, exact: false });
+  const grows = end > dataFile.size;
+  if (grows) await dataFile.resize(end, { preallocation, exact: false });
+  const behind = (guest - to) % subclusterSize;
+  if (grows && behind > 0) {
+    // QEMU pads the last (sub)cluster of an odd size as it does after a write, so that the host allocates its end.
+    const padding = new Uint8Array(behind);
+    await dataFile.write(end - behind, encryption?.cipher?.encrypt(to, end - behind, padding) ?? padding);
+  }
 }
 
 /**

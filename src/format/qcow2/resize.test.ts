@@ -66,6 +66,7 @@ describe('growing', () => {
         expect(tool(qemuImg, 'compare', ours, theirs)).toContain('Images are identical');
       } else {
         expect(readFileSync(ours).equals(readFileSync(theirs))).toBe(true);
+        if (preallocation === 'metadata') expect(tool(qemuImg, 'map', '--output=json', ours)).toBe(tool(qemuImg, 'map', '--output=json', theirs));
       }
     }
   });
