@@ -23,7 +23,10 @@ export interface RebaseControl {
   readonly signal?: AbortSignal;
 }
 
-/** Copies into the overlay what would change when its backing file does. The reference itself stays as it is. */
+/**
+ * Copies into the overlay what would change when its backing file does. The reference itself stays as it is; it may change when this is
+ * done, since the copies are durable then.
+ */
 export async function copyDifferences(overlay: BlockBackend, control: RebaseControl): Promise<void> {
   const { newBacking, progress, signal } = control;
   const alignment = Math.min(control.alignment, chunkBytes);
@@ -50,6 +53,7 @@ export async function copyDifferences(overlay: BlockBackend, control: RebaseCont
     progress?.(++compared, pieces);
     offset = end;
   }
+  await overlay.flush();
 }
 
 /** Whether a range is left to the backing files and may differ between them. */
