@@ -86,6 +86,15 @@ describe('refused when opened', () => {
   });
 });
 
+it('an image that says its data file is raw, and has none, is described only', async () => {
+  const image = damaged([u64(88, 2n)]);
+  const refusal = `qemu-img: Could not open '${image}': data-file-raw requires a data file\n`;
+  for (const program of [folder.tool('qemu-img'), ...(qemuImg === undefined ? [] : [qemuImg])]) {
+    expect(folder.run(program, ['check', '-f', 'qcow2', image])).toMatchObject({ status: 1, stderr: refusal });
+    expect(folder.run(program, ['info', '-f', 'qcow2', image])).toMatchObject({ status: 0, stderr: '' });
+  }
+});
+
 describe('opened, and told by check', () => {
   it.each<[string, readonly Patch[], length?: number]>([
     ['an L1 table beyond the file', [u64(40, 1n << 40n)]],

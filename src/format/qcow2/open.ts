@@ -54,6 +54,8 @@ async function openDataFile(file: BlockChild, header: Qcow2Header, context: Open
   const given = context.child('data-file');
   if (!hasFeature(header, Incompatible.DATA_FILE)) {
     if (given !== undefined) throw new BlockError('INVALID_ARGUMENT', "'data-file' can only be set for images with an external data file");
+    const raw = (header.autoclear & BigInt(Autoclear.DATA_FILE_RAW)) !== 0n;
+    if (raw && !context.mode.noIo) throw new BlockError('INVALID_ARGUMENT', 'data-file-raw requires a data file');
     return file;
   }
   if (given !== undefined) return given;
@@ -70,7 +72,7 @@ async function openDataFile(file: BlockChild, header: Qcow2Header, context: Open
  */
 async function takeOver(image: Qcow2Image, outdated: boolean): Promise<void> {
   const { header } = image;
-  const known = (header.bitmaps !== undefined ? Autoclear.BITMAPS : 0) | (image.geometry.external ? Autoclear.DATA_FILE_RAW : 0);
+  const known = (header.bitmaps !== undefined ? Autoclear.BITMAPS : 0) | Autoclear.DATA_FILE_RAW;
   const autoclear = header.autoclear & BigInt(known);
   if (outdated || autoclear !== header.autoclear) {
     await run(image.updateHeader({ autoclear }));
