@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import * as vix from '../../src/face/vixdisklib/index.js';
-import { AdapterType, DiskType, isVixError, OpenFlags, SECTOR_SIZE, VixErrorCode, type CreateParams, type VixError, type VixErrorSymbol } from '../../src/face/vixdisklib/index.js';
+import { AdapterType, DiskType, OpenFlags, SECTOR_SIZE, VixErrorCode, type CreateParams, type VixError } from '../../src/face/vixdisklib/index.js';
 import { randomBytes } from '../support/seed.js';
+import { failure } from '../support/vix-failure.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'vdisk-vix-c-'));
 let counter = 0;
@@ -13,16 +14,6 @@ const path = (suffix = 'vmdk'): string => join(folder, `${counter++}.${suffix}`)
 const capacity = 8192;
 const sparse: CreateParams = { diskType: DiskType.MONOLITHIC_SPARSE, adapterType: AdapterType.SCSI_LSILOGIC, capacity };
 afterAll(() => rmSync(folder, { recursive: true }));
-
-/** Synchronous throws count as well. */
-async function failure(work: () => unknown): Promise<VixErrorSymbol | 'no error' | 'no VixError'> {
-  try {
-    await work();
-    return 'no error';
-  } catch (error) {
-    return isVixError(error) ? error.symbol : 'no VixError';
-  }
-}
 
 describe('by the names of C', () => {
   it('from InitEx to Exit', async () => {

@@ -7,8 +7,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Errno, systemError } from '../../src/block/errors.js';
 import { createRegistry } from '../../src/drivers.js';
 import * as vix from '../../src/face/vixdisklib/index.js';
-import { AdapterType, DiskLib, DiskType, isVixError, OpenFlags, type Connection, type Disk, type VixErrorSymbol } from '../../src/face/vixdisklib/index.js';
+import { AdapterType, DiskLib, DiskType, OpenFlags, type Connection, type Disk } from '../../src/face/vixdisklib/index.js';
 import { havePeers } from '../support/peers.js';
+import { failure } from '../support/vix-failure.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'vdisk-vix-errors-'));
 const capacity = 8192;
@@ -26,16 +27,6 @@ afterAll(async () => {
   await lib.close();
   rmSync(folder, { recursive: true });
 });
-
-/** Synchronous throws count as well. */
-async function failure(work: () => unknown): Promise<VixErrorSymbol | 'no error' | 'no VixError'> {
-  try {
-    await work();
-    return 'no error';
-  } catch (error) {
-    return isVixError(error) ? error.symbol : 'no VixError';
-  }
-}
 
 async function make(diskType: DiskType = DiskType.MONOLITHIC_SPARSE, size = capacity): Promise<string> {
   const file = path();
