@@ -51,7 +51,7 @@ export async function copyImages(sources: readonly CopySource[], target: BlockBa
     targetBackingSize: control.targetBackingSize,
     onUnknown: control.salvage && ((offset, error) => control.salvage?.(`error while reading block status at offset ${offset}: ${error.message}`)),
   });
-  allowBackgroundWrites(target.node);
+  if (control.compressedCluster === undefined) allowBackgroundWrites(target.node);
   await new Copy(plan, target, control).run();
   if (control.compressedCluster === undefined) return;
   try {
@@ -62,7 +62,7 @@ export async function copyImages(sources: readonly CopySource[], target: BlockBa
   }
 }
 
-/** While one thread writes a piece, this one reads the next. */
+/** While one thread writes a piece, this one reads the next. (Where others compress, all processors are busy without it.) */
 function allowBackgroundWrites(node: BlockNode): void {
   const facet = node.facet('background');
   if (facet) facet.allowBackgroundWrites();
@@ -197,7 +197,7 @@ class Copy {
       return;
     }
     if (!this.#isWork(piece.kind)) return yield* this.#inOrder(piece, undefined);
-    const memory = this.#buffers.pop() ?? copyBuffer(this.#pieceBytes);
+    const memory = this.#buffers.pop() ?? copyBuffer(this.#pieceBytes, this.#control.compressedCluster !== undefined);
     try {
       const buffer = memory.subarray(0, piece.length);
       if (piece.kind === 'data') yield* this.#read(piece, buffer);
@@ -259,12 +259,14 @@ class Copy {
     }
   }
 
-  /** All clusters at once: they are compressed beside each other. */
+  /** All at once: they are compressed beside each other. */
   *#compressedWrites(offset: number, buffer: Uint8Array, cluster: number): Requests {
-    for (let at = 0; at < buffer.length; at += cluster) {
-      const bytes = buffer.subarray(at, at + cluster);
-      if (this.#control.targetIsZero && this.#control.minSparse > 0 && isZero(bytes)) continue;
-      yield this.#target.write(offset + at, bytes, Req.COMPRESSED);
+    const skipsZeroes = this.#control.targetIsZero && this.#control.minSparse > 0;
+    for (let start = 0; start < buffer.length;) {
+      const zero = skipsZeroes && isZero(buffer, start, Math.min(start + cluster, buffer.length));
+      const end = skipsZeroes ? endOfRun(buffer, start, cluster, zero) : buffer.length;
+      if (!zero) yield this.#target.write(offset + start, buffer.subarray(start, end), Req.COMPRESSED);
+      start = end;
     }
   }
 

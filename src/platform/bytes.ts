@@ -28,11 +28,12 @@ const pageBytes = 4096, blockHeader = 16;
 
 /**
  * Memory for much copying between files. It begins with a page where the allocator does what is usual: kernels copy whole pages
- * faster to and from there.
+ * faster to and from there. Other threads can read it where it is `shared`.
  */
-export function copyBuffer(length: number): Uint8Array {
+export function copyBuffer(length: number, shared = false): Uint8Array {
   const start = pageBytes - blockHeader;
-  return new Uint8Array(pageBytes + length).subarray(start, start + length);
+  const memory = shared ? new Uint8Array(new SharedArrayBuffer(pageBytes + length)) : new Uint8Array(pageBytes + length);
+  return memory.subarray(start, start + length);
 }
 
 /** Resolves after signals, timers and sockets had their turn. */

@@ -1,19 +1,26 @@
-/** Threads that compress blocks, so that the one that coordinates stays free. */
+/** Threads that compress blocks, so that the one that coordinates stays free: each gets many blocks with one message. */
 import { availableParallelism } from 'node:os';
 import type { Worker } from 'node:worker_threads';
 
-/** Body of a function `(source: Uint8Array) => Uint8Array`'s factory, run in each thread with `require` and `argument`. */
+/** Makes, in each thread, the function that compresses: `(source, target) => length`. It runs with `require` and `argument`. */
 export interface CompressorProgram {
-  /** Statements that end in `return (source) => …`; what that returns is memory of its own, or the source itself. */
+  /** Statements that end in `return (source, target) => …`, which fills target and returns the bytes used; 0: they do not suffice. */
   readonly body: string;
   readonly argument?: unknown;
 }
 
-interface Answer { readonly id: number; readonly result?: Uint8Array; readonly failure?: string }
+/** A block compressed; undefined: it would be no shorter. Neighbours mostly lie behind each other in the same memory. */
+export type PackedBlock = Uint8Array | undefined;
+
+interface Answer { readonly id: number; readonly packed?: Uint8Array; readonly lengths?: readonly number[]; readonly failure?: string }
 interface Thread { readonly worker: Worker; pending: number }
-interface Waiter { readonly resolve: (result: Uint8Array) => void; readonly reject: (error: Error) => void; readonly thread: Thread }
+interface Waiter { readonly resolve: (blocks: PackedBlock[]) => void; readonly reject: (error: Error) => void; readonly thread: Thread }
 
 const enough = 8;
+/** What a thread gets with one message. */
+const batchBytes = 512 * 1024;
+/** What framing may add to a block that does not shrink. */
+const framing = 64;
 
 /** Started with the first block. They do not keep the process alive while they have nothing to do. */
 export class CompressionThreads {
@@ -26,14 +33,27 @@ export class CompressionThreads {
     this.#program = program;
   }
 
-  /** Resolves with the compressed block; rejects if the thread's function threw. The source is free again at once. */
-  compress(source: Uint8Array): Promise<Uint8Array> {
+  /**
+   * Compresses blocks of `blockSize` bytes, of which the last may be shorter. Rejects if a thread's function threw. The source is free
+   * again at once, unless it lies in shared memory: then the threads read it there.
+   */
+  async compress(source: Uint8Array, blockSize: number): Promise<PackedBlock[]> {
+    const batch = Math.max(1, Math.floor(batchBytes / blockSize)) * blockSize;
+    const batches: Promise<PackedBlock[]>[] = [];
+    for (let at = 0; at < source.length; at += batch) batches.push(this.#send(source.subarray(at, at + batch), blockSize));
+    return (await Promise.all(batches)).flat();
+  }
+
+  #send(source: Uint8Array, blockSize: number): Promise<PackedBlock[]> {
     this.#threads ??= Array.from({ length: Math.min(availableParallelism(), enough) }, () => this.#start());
     const thread = this.#threads.reduce((least, other) => (other.pending < least.pending ? other : least));
     const id = this.#nextId++;
-    const copy = new Uint8Array(source);
     if (thread.pending++ === 0) thread.worker.ref();
-    thread.worker.postMessage({ id, source: copy }, [copy.buffer]);
+    if (source.buffer instanceof SharedArrayBuffer) thread.worker.postMessage({ id, source, blockSize });
+    else {
+      const copy = new Uint8Array(source);
+      thread.worker.postMessage({ id, source: copy, blockSize }, [copy.buffer]);
+    }
     return new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject, thread }));
   }
 
@@ -44,14 +64,28 @@ export class CompressionThreads {
       const { createRequire } = require('node:module');
       const { parentPort, workerData: { base, argument } } = require('node:worker_threads');
       const compress = ((require) => { ${this.#program.body} })(createRequire(base));
-      parentPort.on('message', ({ id, source }) => {
+      let room = new Uint8Array(0);
+      const pack = (source, blockSize) => {
+        const needed = source.length + Math.ceil(source.length / blockSize) * ${framing};
+        if (room.length < needed) room = new Uint8Array(needed);
+        const lengths = [];
+        let end = 0;
+        for (let at = 0; at < source.length; at += blockSize) {
+          const block = source.subarray(at, at + blockSize);
+          const length = compress(block, room.subarray(end, end + block.length + ${framing}));
+          lengths.push(length);
+          end += length;
+        }
+        return { packed: room.slice(0, end), lengths };
+      };
+      parentPort.on('message', ({ id, source, blockSize }) => {
         try {
-          const result = compress(source);
-          parentPort.postMessage({ id, result }, [result.buffer]);
+          const { packed, lengths } = pack(source, blockSize);
+          parentPort.postMessage({ id, packed, lengths }, [packed.buffer]);
         } catch (error) {
           parentPort.postMessage({ id, failure: String(error) });
         }
-      });`, { eval: true, workerData: { base: import.meta.url, argument: this.#program.argument } });
+      });`, { eval: true, execArgv: [], trackUnmanagedFds: false, workerData: { base: import.meta.url, argument: this.#program.argument } });
     const thread = { worker, pending: 0 };
     worker.on('message', (answer: Answer) => this.#finish(answer));
     worker.on('error', (error: Error) => this.#lose(thread, error));
@@ -59,14 +93,15 @@ export class CompressionThreads {
     return thread;
   }
 
-  #finish({ id, result, failure }: Answer): void {
+  #finish({ id, packed, lengths, failure }: Answer): void {
     const waiter = this.#waiting.get(id);
     if (waiter === undefined) return; // its thread's end was heard of before its answer
     const { resolve, reject, thread } = waiter;
     this.#waiting.delete(id);
     if (--thread.pending === 0) thread.worker.unref();
-    if (result !== undefined) resolve(result);
-    else reject(new Error(failure));
+    if (packed === undefined || lengths === undefined) return reject(new Error(failure));
+    let end = 0;
+    resolve(lengths.map((length) => (length === 0 ? undefined : packed.subarray(end, end += length))));
   }
 
   /** A thread ended by itself: what it had is lost. */

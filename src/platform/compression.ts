@@ -2,8 +2,8 @@
 import { createRequire } from 'node:module';
 import type * as Zlib from 'node:zlib';
 import { BlockError } from '../block/errors.js';
-import { CompressionThreads } from './compression-threads.js';
-import { koffi, type ForeignFunction, type ForeignLibrary } from './koffi.js';
+import { CompressionThreads, type PackedBlock } from './compression-threads.js';
+import { koffi, koffiPath } from './koffi.js';
 
 /** Loaded on first use: most runs never compress. */
 const zlib = (): typeof Zlib => process.getBuiltinModule('node:zlib');
@@ -11,8 +11,11 @@ const zlib = (): typeof Zlib => process.getBuiltinModule('node:zlib');
 /** A compressor of whole blocks. */
 export interface Codec {
   compress(source: Uint8Array): Uint8Array;
-  /** The same, on another thread where there is one. The source must stay as it is until then. */
-  compressLater(source: Uint8Array): Promise<Uint8Array>;
+  /**
+   * The same with blocks of `blockSize` bytes each (the last may be shorter), on other threads where there are some. The source is
+   * free again at once, unless it lies in shared memory: then it must stay as it is until all are done.
+   */
+  compressBlocks(source: Uint8Array, blockSize: number): Promise<PackedBlock[]>;
   /** Fills target; what follows the end of the compressed stream is ignored. Throws where the stream is broken or too short. */
   decompress(source: Uint8Array, target: Uint8Array): void;
 }
@@ -25,24 +28,29 @@ const deflateOptions: Zlib.ZlibOptions = { windowBits: 12, memLevel: 9, level: 4
 
 /**
  * A stream made anew for each block costs a sixth more time than one that is reset. Resetting goes through Node's inner handle; where
- * a version of Node has another one, the documented way is taken. A block that does not shrink comes back as it is.
+ * a version of Node has another one, the documented way is taken. What does not shrink is stored where there is a frame for it.
  */
 const deflateThreads = (kind: 'Deflate' | 'DeflateRaw', options: Zlib.ZlibOptions): CompressionThreads => new CompressionThreads({
   body: `
     const zlib = require('node:zlib');
     const { kind, options } = argument;
     const { _handle: handle, _writeState: state } = zlib['create' + kind](options);
-    if (typeof handle?.reset !== 'function' || typeof handle.writeSync !== 'function' || !(state instanceof Uint32Array)) {
-      return (source) => new Uint8Array(zlib[kind[0].toLowerCase() + kind.slice(1) + 'Sync'](source, options));
-    }
-    let room = new Uint8Array(0);
-    return (source) => {
-      if (room.length < source.length) room = new Uint8Array(source.length);
-      handle.reset();
-      handle.writeSync(zlib.constants.Z_FINISH, source, 0, source.length, room, 0, source.length);
-      const [roomLeft, sourceLeft] = state;
-      return roomLeft === 0 || sourceLeft !== 0 ? source : room.slice(0, source.length - roomLeft);
-    };`,
+    const whole = kind === 'Deflate' ? zlib.deflateSync : zlib.deflateRawSync;
+    const put = (bytes, limit, target) => {
+      if (bytes.length >= limit) return 0;
+      target.set(bytes);
+      return bytes.length;
+    };
+    const shrink = typeof handle?.reset !== 'function' || typeof handle.writeSync !== 'function' || !(state instanceof Uint32Array)
+      ? (source, target) => put(whole(source, options), source.length, target)
+      : (source, target) => {
+        handle.reset();
+        handle.writeSync(zlib.constants.Z_FINISH, source, 0, source.length, target, 0, source.length);
+        const [roomLeft, sourceLeft] = state;
+        return roomLeft === 0 || sourceLeft !== 0 ? 0 : source.length - roomLeft;
+      };
+    return kind === 'DeflateRaw' ? shrink : (source, target) =>
+      shrink(source, target) || put(zlib.deflateSync(source, { level: 0 }), Infinity, target);`,
   argument: { kind, options },
 });
 /** What one inflated block needs of the handle inside Node's streams. */
@@ -99,7 +107,7 @@ const rawDeflateThreads = deflateThreads('DeflateRaw', deflateOptions);
 /** Raw deflate. The window is 4 KiB, for readers that accept no more; any window is read. */
 export const rawDeflate: Codec = {
   compress: (source) => zlib().deflateRawSync(source, deflateOptions),
-  compressLater: (source) => rawDeflateThreads.compress(source),
+  compressBlocks: (source, blockSize) => rawDeflateThreads.compress(source, blockSize),
   decompress: (source, target) => rawInflater.inflate(source, target),
 };
 
@@ -109,11 +117,7 @@ const zlibThreads = deflateThreads('Deflate', zlibOptions);
 /** Deflate with zlib's frame (RFC 1950). What does not shrink is framed all the same: results may be longer than their source. */
 export const zlibStream: Codec = {
   compress: (source) => zlib().deflateSync(source, zlibOptions),
-  async compressLater(source) {
-    const whole = new Uint8Array(source);
-    const packed = await zlibThreads.compress(whole);
-    return packed.length < whole.length ? packed : zlib().deflateSync(whole, { level: 0 });
-  },
+  compressBlocks: (source, blockSize) => zlibThreads.compress(source, blockSize),
   decompress: (source, target) => zlibInflater.inflate(source, target),
 };
 
@@ -149,18 +153,25 @@ export function zstdFrameLength(bytes: Uint8Array): number {
 
 interface NodeZstd {
   zstdCompressSync?: (source: Uint8Array) => Uint8Array;
-  zstdCompress?: (source: Uint8Array, done: (error: Error | null, result: Uint8Array) => void) => void;
   zstdDecompressSync?: (source: Uint8Array, options: { maxOutputLength: number }) => Uint8Array;
 }
 
 function zstdOfNode(): Codec | undefined {
-  const { zstdCompressSync, zstdCompress, zstdDecompressSync } = zlib() as NodeZstd;
-  if (zstdCompressSync === undefined || zstdCompress === undefined || zstdDecompressSync === undefined) return undefined;
+  const { zstdCompressSync, zstdDecompressSync } = zlib() as NodeZstd;
+  if (zstdCompressSync === undefined || zstdDecompressSync === undefined) return undefined;
+  const threads = new CompressionThreads({
+    body: `
+      const { zstdCompressSync } = require('node:zlib');
+      return (source, target) => {
+        const packed = zstdCompressSync(source);
+        if (packed.length >= source.length) return 0;
+        target.set(packed);
+        return packed.length;
+      };`,
+  });
   return {
     compress: (source) => zstdCompressSync(source),
-    compressLater: (source) => new Promise((resolve, reject) => {
-      zstdCompress(source, (error, result) => (error ? reject(error) : resolve(result)));
-    }),
+    compressBlocks: (source, blockSize) => threads.compress(source, blockSize),
     decompress: (source, target) => {
       fill(target, zstdDecompressSync(source.subarray(0, zstdFrameLength(source)), { maxOutputLength: target.length + 1 }));
     },
@@ -168,72 +179,32 @@ function zstdOfNode(): Codec | undefined {
 }
 
 const level = 3;
-/** Calls in flight: twice as many as Node's pool has threads, so that one that is done finds the next call waiting and need not be woken. */
-const mostContexts = 8;
-
-/** What one call in flight needs for itself. */
-interface ZstdContext { readonly address: number; room: Uint8Array }
-
-/** Compresses on Node's thread pool. A block that does not shrink comes back as it is. */
-class ZstdPool {
-  readonly #create: ForeignFunction;
-  readonly #compress: ForeignFunction;
-  readonly #idle: ZstdContext[] = [];
-  readonly #waiting: ((context: ZstdContext) => void)[] = [];
-  #made = 0;
-
-  constructor(libzstd: ForeignLibrary) {
-    this.#create = libzstd.func('ZSTD_createCCtx', 'void *', []);
-    this.#compress = libzstd.func('ZSTD_compressCCtx', 'size_t', ['void *', 'uint8_t *', 'size_t', 'uint8_t *', 'size_t', 'int']);
-  }
-
-  compress(source: Uint8Array): Promise<Uint8Array> {
-    return new Promise((resolve, reject) => {
-      this.#take((context) => {
-        if (context.room.length < source.length) context.room = new Uint8Array(source.length);
-        const { room, address } = context;
-        this.#compress.async(address, room, source.length, source, source.length, level, (failure: Error | null, size: number | bigint) => {
-          const written = Number(size);
-          const result = failure || written >= source.length ? source : room.slice(0, written);
-          this.#giveBack(context);
-          if (failure) reject(failure);
-          else resolve(result);
-        });
-      });
-    });
-  }
-
-  #take(use: (context: ZstdContext) => void): void {
-    const idle = this.#idle.pop();
-    if (idle) use(idle);
-    else if (this.#made < mostContexts) {
-      this.#made++;
-      use({ address: this.#create(), room: new Uint8Array(0) });
-    } else this.#waiting.push(use);
-  }
-
-  #giveBack(context: ZstdContext): void {
-    const next = this.#waiting.shift();
-    if (next) next(context);
-    else this.#idle.push(context);
-  }
-}
-
+const libzstdName = 'libzstd.so.1';
 function zstdOfSystem(): Codec | undefined {
   const library = koffi();
   if (library === undefined) return undefined;
   try {
-    const libzstd = library.load('libzstd.so.1');
+    const libzstd = library.load(libzstdName);
     const compress = libzstd.func('ZSTD_compress', 'size_t', ['uint8_t *', 'size_t', 'uint8_t *', 'size_t', 'int']);
     const decompress = libzstd.func('ZSTD_decompress', 'size_t', ['uint8_t *', 'size_t', 'uint8_t *', 'size_t']);
-    const pool = new ZstdPool(libzstd);
+    const threads = new CompressionThreads({
+      body: `
+        const libzstd = require(argument.koffi).load('${libzstdName}');
+        const context = libzstd.func('ZSTD_createCCtx', 'void *', [])();
+        const compress = libzstd.func('ZSTD_compressCCtx', 'size_t', ['void *', 'uint8_t *', 'size_t', 'uint8_t *', 'size_t', 'int']);
+        return (source, target) => {
+          const written = Number(compress(context, target, source.length, source, source.length, ${level}));
+          return written >= source.length ? 0 : written;
+        };`,
+      argument: { koffi: koffiPath() },
+    });
     const room = (source: Uint8Array): Uint8Array => new Uint8Array(source.length + (source.length >>> 8) + 64);
     return {
       compress(source) {
         const target = room(source);
         return target.subarray(0, checked(Number(compress(target, target.length, source, source.length, level)), target.length));
       },
-      compressLater: (source) => pool.compress(source),
+      compressBlocks: (source, blockSize) => threads.compress(source, blockSize),
       decompress(source, target) {
         const written = checked(Number(decompress(target, target.length, source, zstdFrameLength(source))), target.length);
         if (written < target.length) throw new Error('compressed data ends early');
@@ -266,7 +237,14 @@ async function zstdOfWasm(): Promise<Codec | undefined> {
   }
   return {
     compress: (source) => wasm.compress(source, level),
-    compressLater: (source) => Promise.resolve(wasm.compress(source, level)),
+    compressBlocks(source, blockSize) {
+      const blocks: PackedBlock[] = [];
+      for (let at = 0; at < source.length; at += blockSize) {
+        const packed = wasm.compress(source.subarray(at, at + blockSize), level);
+        blocks.push(packed.length < blockSize ? packed : undefined);
+      }
+      return Promise.resolve(blocks);
+    },
     decompress: (source, target) =>
       fill(target, wasm.decompress(source.subarray(0, zstdFrameLength(source)), { defaultHeapSize: target.length })),
   };

@@ -20,17 +20,22 @@ export interface Koffi {
   errno(): number;
 }
 
-let found: { readonly koffi?: Koffi; readonly reason?: string } | undefined;
+interface Found { readonly koffi?: Koffi; readonly path?: string; readonly reason?: string }
+let found: Found | undefined;
 
-function find(): { readonly koffi?: Koffi; readonly reason?: string } {
+function find(): Found {
   if (process.env['VDISK_NATIVE'] === '0') return { reason: 'VDISK_NATIVE=0 switches it off' };
   const require = createRequire(import.meta.url);
+  const loaded = (name: string): Found => {
+    const path = require.resolve(name);
+    return { koffi: require(path) as Koffi, path };
+  };
   try {
     // What koffi's own loader ends with on most machines, in a fifth of the time: it works out what this machine is.
-    return { koffi: require(`@koromix/koffi-${process.platform}-${process.arch}/${process.platform}_${process.arch}/koffi.node`) as Koffi };
+    return loaded(`@koromix/koffi-${process.platform}-${process.arch}/${process.platform}_${process.arch}/koffi.node`);
   } catch { /* then by way of the loader */ }
   try {
-    return { koffi: require('koffi') as Koffi };
+    return loaded('koffi');
   } catch (error) {
     return { reason: `the optional package koffi does not load: ${error instanceof Error ? error.message.split('\n', 1)[0] : String(error)}` };
   }
@@ -39,6 +44,11 @@ function find(): { readonly koffi?: Koffi; readonly reason?: string } {
 /** Koffi; undefined where it is not installed or VDISK_NATIVE=0 forbids it. */
 export function koffi(): Koffi | undefined {
   return (found ??= find()).koffi;
+}
+
+/** What other threads `require`; undefined where there is no koffi. */
+export function koffiPath(): string | undefined {
+  return (found ??= find()).path;
 }
 
 /** Why {@link koffi} gives nothing; undefined where it does. */

@@ -199,7 +199,7 @@ export class Native {
   #addressOf(memory: ArrayBufferView): number {
     const { buffer } = memory;
     let address = this.#addresses.get(buffer);
-    if (address === undefined) this.#addresses.set(buffer, address = Number(this.#koffi.address(buffer)));
+    if (address === undefined) this.#addresses.set(buffer, address = Number(this.#koffi.address(new Uint8Array(buffer)))); // of shared buffers it takes views only
     return address + memory.byteOffset;
   }
 }

@@ -52,7 +52,7 @@ export class QueuedWrites {
     const block = new Uint32Array(Aiocb.words);
     block[Aiocb.fd] = this.#fd;
     block[Aiocb.notify] = SIGEV_NONE;
-    setWords(block, Aiocb.buffer, Number(this.#koffi.address(source.buffer)) + source.byteOffset);
+    setWords(block, Aiocb.buffer, Number(this.#koffi.address(source)));
     setWords(block, Aiocb.length, source.byteLength);
     setWords(block, Aiocb.offset, offset);
     if (this.#write(this.#koffi.address(block.buffer)) !== 0) return Promise.resolve(-this.#koffi.errno());

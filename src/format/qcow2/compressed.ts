@@ -1,6 +1,7 @@
 /** Compressed clusters: reading, and writing whole clusters packed into shared sectors. */
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import { settled } from '../../block/mapped-format.js';
+import type { PackedBlock } from '../../platform/compression-threads.js';
 import type { Codec } from '../../platform/compression.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { Turns } from '../../util/turns.js';
@@ -8,14 +9,14 @@ import type { ClusterMap } from './cluster.js';
 import type { Qcow2Image } from './image.js';
 import { compressedHi, loOf, maxCompressedOffset } from './tables.js';
 
-/** Clusters at least this large are compressed on another thread. */
+/** Requests of at least this many bytes are compressed on another thread. */
 const laterFrom = 16 * 1024;
 
 export class CompressedClusters {
   readonly #image: Qcow2Image;
   readonly #clusters: ClusterMap;
   readonly #codec: Codec;
-  /** Clusters are packed in the order in which they were sent, whichever is compressed first. */
+  /** Clusters are placed in the order in which they were sent, whichever is compressed first. */
   readonly #turns = new Turns();
   /** The cluster last decompressed for a part of it, and the state of compressed data it belongs to. */
   #last: { readonly host: number; readonly age: number; readonly bytes: Uint8Array } | undefined;
@@ -54,44 +55,91 @@ export class CompressedClusters {
   }
 
   /**
-   * Stores one cluster compressed; `source` is shorter only at the end of the disk. False: it does not shrink, and is to be written
-   * plainly. @throws EIO where the cluster is stored already
+   * Stores whole clusters compressed; `source` ends within one only at the end of the disk. Clusters that do not shrink are left to
+   * `plain`. @throws EIO where a cluster is stored already; those before it are stored
    */
-  *write(offset: number, source: Uint8Array): Steps<boolean> {
+  *write(offset: number, source: Uint8Array, plain: (offset: number, clusters: Uint8Array) => Steps<void>): Steps<void> {
     const image = this.#image;
-    const { clusterBits, clusterSize } = image.geometry;
-    let whole = source;
-    if (source.length < clusterSize) {
-      whole = new Uint8Array(clusterSize);
-      whole.set(source);
-    }
-    let packed: Uint8Array;
-    let place: number;
+    const { clusterSize } = image.geometry;
+    const placed: Placed[] = [];
+    let failure: { readonly error: unknown } | undefined;
     const turn = this.#turns.take();
     try {
-      packed = clusterSize >= laterFrom ? yield* wait(this.#codec.compressLater(whole)) : this.#codec.compress(whole);
+      const blocks = yield* this.#pack(source);
       yield* wait(turn.mine);
-      if (packed.length >= clusterSize) return false;
-      place = yield* wait(image.exclusive(() => run(this.#reserve(offset, packed.length))));
+      for (let at = 0; at < blocks.length;) {
+        const start = at;
+        const shrink = blocks[at] !== undefined;
+        while (at < blocks.length && (blocks[at] !== undefined) === shrink) at++;
+        const first = offset + start * clusterSize;
+        if (shrink) yield* wait(image.exclusive(() => run(this.#place(first, blocks.slice(start, at), placed))));
+        else yield* plain(first, source.subarray(start * clusterSize, at * clusterSize));
+      }
+    } catch (error) {
+      failure = { error };
     } finally {
       turn.done();
     }
-    try {
-      image.checkOverlap(place, packed.length);
-      yield* wait(image.debug('write_compressed'));
-      yield* wait(image.file.write(place, packed));
-    } catch (error) {
-      if (!image.dead) yield* wait(image.exclusive(() => run(image.refcounts.update(place, packed.length, -1))));
-      throw error;
-    }
-    const hi = compressedHi(place, packed.length, clusterBits);
-    yield* wait(image.exclusive(() => run(this.#clusters.linkCompressed(offset, hi, loOf(place)))));
-    return true;
+    yield* this.#store(placed);
+    if (failure !== undefined) throw failure.error;
   }
 
-  *#reserve(offset: number, length: number): Steps<number> {
-    yield* this.#clusters.prepareCompressed(offset);
-    return yield* this.#image.refcounts.allocateBytes(length, maxCompressedOffset(this.#image.geometry.clusterBits));
+  *#pack(source: Uint8Array): Steps<readonly PackedBlock[]> {
+    const { clusterSize } = this.#image.geometry;
+    let whole = source;
+    if (source.length % clusterSize !== 0) {
+      whole = new Uint8Array(Math.ceil(source.length / clusterSize) * clusterSize);
+      whole.set(source);
+    }
+    if (whole.length >= laterFrom) return yield* wait(this.#codec.compressBlocks(whole, clusterSize));
+    return Array.from({ length: whole.length / clusterSize }, (_, index) => {
+      const packed = this.#codec.compress(whole.subarray(index * clusterSize, (index + 1) * clusterSize));
+      return packed.length < clusterSize ? packed : undefined;
+    });
+  }
+
+  /** Finds room for blocks of clusters that follow each other. */
+  *#place(offset: number, blocks: readonly PackedBlock[], placed: Placed[]): Steps<void> {
+    const { clusterBits, clusterSize } = this.#image.geometry;
+    for (const [index, packed] of blocks.entries()) {
+      const cluster = offset + index * clusterSize;
+      yield* this.#clusters.prepareCompressed(cluster);
+      const place = yield* this.#image.refcounts.allocateBytes(packed!.length, maxCompressedOffset(clusterBits));
+      placed.push({ offset: cluster, place, packed: packed! });
+    }
+  }
+
+  /** Writes what lies behind each other at once, then refers to it. */
+  *#store(placed: readonly Placed[]): Steps<void> {
+    const image = this.#image;
+    let linked = 0;
+    try {
+      while (linked < placed.length) {
+        const end = endOfRun(placed, linked);
+        const { place, packed: { buffer, byteOffset } } = placed[linked]!;
+        const last = placed[end - 1]!;
+        const length = last.place + last.packed.length - place;
+        image.checkOverlap(place, length);
+        yield* wait(image.debug('write_compressed'));
+        yield* wait(image.file.write(place, new Uint8Array(buffer, byteOffset, length)));
+        yield* wait(image.exclusive(() => run(this.#link(placed.slice(linked, end)))));
+        linked = end;
+      }
+    } catch (error) {
+      if (!image.dead) yield* wait(image.exclusive(() => run(this.#release(placed.slice(linked)))));
+      throw error;
+    }
+  }
+
+  *#link(placed: readonly Placed[]): Steps<void> {
+    const { clusterBits } = this.#image.geometry;
+    for (const { offset, place, packed } of placed) {
+      yield* this.#clusters.linkCompressed(offset, compressedHi(place, packed.length, clusterBits), loOf(place));
+    }
+  }
+
+  *#release(placed: readonly Placed[]): Steps<void> {
+    for (const { place, packed } of placed) yield* this.#image.refcounts.update(place, packed.length, -1);
   }
 
   /** Lets the file end with a whole sector, after the last compressed cluster of an image. */
@@ -100,6 +148,20 @@ export class CompressedClusters {
     const size = Math.ceil(file.size / 512) * 512;
     if (size !== file.size) yield* wait(file.resize(size, { exact: false }));
   }
+}
+
+/** A compressed cluster and where in the file it is to lie. */
+interface Placed { readonly offset: number; readonly place: number; readonly packed: Uint8Array }
+
+/** End of those from `start` on that lie behind each other, in memory and in the file. */
+function endOfRun(placed: readonly Placed[], start: number): number {
+  let end = start + 1;
+  for (; end < placed.length; end++) {
+    const { place, packed } = placed[end - 1]!;
+    const next = placed[end]!;
+    if (next.place !== place + packed.length || next.packed.buffer !== packed.buffer || next.packed.byteOffset !== packed.byteOffset + packed.length) break;
+  }
+  return end;
 }
 
 /** Refusal of compressed writes that are not made of whole clusters. */

@@ -123,10 +123,7 @@ export class Qcow2Ops extends MappedFormat {
     if (this.image.geometry.external) throw systemError(Errno.ENOTSUP, { op: 'write', offset });
     if (source.length === 0) return yield* this.#compressed.alignFile();
     if (offset % clusterSize !== 0 || (end % clusterSize !== 0 && end !== this.size)) throw misplacedCompressedWrite(offset, source.length);
-    for (let at = offset; at < end; at += clusterSize) {
-      const piece = source.subarray(at - offset, Math.min(at + clusterSize, end) - offset);
-      if (!(yield* this.#compressed.write(at, piece))) yield* this.writeHeld(at, piece);
-    }
+    yield* this.#compressed.write(offset, source, (at, piece) => this.writeHeld(at, piece));
   }
 
   override flush(): MaybePromise<void> {

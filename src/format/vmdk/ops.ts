@@ -118,23 +118,26 @@ export class VmdkOps extends MappedFormat {
   *#writeEncoded(offset: number, source: Uint8Array): Steps<void> {
     for (let done = 0; done < source.length;) {
       const { extent, within } = this.#at(offset + done);
-      const unit = extent.grainSize ?? source.length;
-      const length = Math.min(unit - within % unit, extent.size - within, source.length - done);
+      const length = Math.min(extent.size - within, source.length - done);
       const piece = source.subarray(done, done + length);
-      if (extent.compressed) yield* this.#storeGrain(extent, within, piece);
+      if (extent.compressed) yield* this.#storeGrains(extent, within, piece);
       else yield* this.writeHeld(offset + done, piece);
       done += length;
     }
   }
 
-  *#storeGrain(extent: VmdkImage['extents'][number], within: number, piece: Uint8Array): Steps<void> {
+  *#storeGrains(extent: VmdkImage['extents'][number], within: number, piece: Uint8Array): Steps<void> {
     const grainSize = extent.grainSize!;
-    const already = yield* settled(() => extent.map(within, piece.length));
-    if (already.kind === 'data') {
-      this.#context.report('Could not write to allocated cluster for streamOptimized', 'error');
-      throw systemError(Errno.EIO, { op: 'write', offset: within, fault: 'out-of-order' });
+    const end = within + piece.length;
+    for (let at = within; at < end;) {
+      const already = yield* settled(() => extent.map(at, end - at));
+      if (already.kind === 'data') {
+        this.#context.report('Could not write to allocated cluster for streamOptimized', 'error');
+        throw systemError(Errno.EIO, { op: 'write', offset: at, fault: 'out-of-order' });
+      }
+      at += already.length;
     }
-    if (within % grainSize !== 0 || (piece.length < grainSize && within + piece.length < extent.size)) {
+    if (within % grainSize !== 0 || (end % grainSize !== 0 && end < extent.size)) {
       throw systemError(Errno.EINVAL, { op: 'write', offset: within, fault: 'out-of-order' });
     }
     yield* extent.writeEncoded(within, piece);

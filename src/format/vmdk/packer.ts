@@ -14,20 +14,22 @@ export class GrainPacker {
   }
 
   /**
-   * Compresses one grain; `source` is shorter only at the end of the disk. `store` gets it with its marker, in whole sectors, when
-   * all that came before have been stored.
+   * Compresses grains that follow each other; `source` ends within one only at the end of the disk. `store` gets each with its
+   * marker, in whole sectors, when all that came before have been stored.
    */
-  *pack(grain: number, source: Uint8Array, store: (packed: Uint8Array) => Steps<void>): Steps<void> {
+  *pack(grain: number, source: Uint8Array, store: (grain: number, packed: Uint8Array) => Steps<void>): Steps<void> {
     let whole = source;
-    if (source.length < this.#grainSize) {
-      whole = new Uint8Array(this.#grainSize);
+    if (source.length % this.#grainSize !== 0) {
+      whole = new Uint8Array(Math.ceil(source.length / this.#grainSize) * this.#grainSize);
       whole.set(source);
     }
     const turn = this.#turns.take();
     try {
-      const packed = withMarker(grain * this.#grainSize / sectorSize, yield* wait(zlibStream.compressLater(whole)));
+      const blocks = yield* wait(zlibStream.compressBlocks(whole, this.#grainSize));
       yield* wait(turn.mine);
-      yield* store(packed);
+      for (const [index, packed] of blocks.entries()) {
+        yield* store(grain + index, withMarker((grain + index) * this.#grainSize / sectorSize, packed!));
+      }
     } finally {
       turn.done();
     }

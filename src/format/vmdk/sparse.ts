@@ -123,7 +123,7 @@ export class SparseExtent extends GrainExtent {
 
   *writeEncoded(offset: number, source: Uint8Array): Steps<void> {
     const grain = offset / this.grainSize;
-    yield* this.#packer.pack(grain, source, (packed) => this.#storePacked(grain, packed));
+    yield* this.#packer.pack(grain, source, (at, packed) => this.#storePacked(at, packed));
   }
 
   *#storePacked(grain: number, packed: Uint8Array): Steps<void> {

@@ -84,7 +84,7 @@ export class StreamExtent extends GrainExtent {
   *writeEncoded(offset: number, source: Uint8Array): Steps<void> {
     const grain = offset / this.grainSize;
     if ((yield* known(() => this.lookup(grain))) !== 0) throw alreadyStored(offset);
-    yield* this.#packer.pack(grain, source, (packed) => this.#append(grain, packed));
+    yield* this.#packer.pack(grain, source, (at, packed) => this.#append(at, packed));
   }
 
   *#append(grain: number, packed: Uint8Array): Steps<void> {

@@ -59,16 +59,17 @@ async function* packedPieces(source: BlockBackend, grainSize: number): AsyncGene
 
 /** The bytes are free again when this returns. */
 function packAll(first: number, bytes: Uint8Array, grainSize: number): Promise<PackedGrain[]> {
-  const packing: Promise<PackedGrain>[] = [];
+  const grains: number[] = [];
+  const contents = new Uint8Array(bytes.length);
   for (let at = 0; at < bytes.length; at += grainSize) {
-    const grain = first + at / grainSize;
     const content = bytes.subarray(at, at + grainSize);
-    if (!isZero(content)) {
-      packing.push(zlibStream.compressLater(content).then((packed) => ({ grain, packed: withMarker(grain * grainSize / sectorSize, packed) })));
-    }
+    if (isZero(content)) continue;
+    contents.set(content, grains.length * grainSize);
+    grains.push(first + at / grainSize);
   }
-  const all = Promise.all(packing);
+  const packing = zlibStream.compressBlocks(contents.subarray(0, grains.length * grainSize), grainSize)
+    .then((blocks) => blocks.map((packed, index) => ({ grain: grains[index]!, packed: withMarker(grains[index]! * grainSize / sectorSize, packed!) })));
   // whoever gives up half-way does not wait for it
-  all.catch(() => undefined);
-  return all;
+  packing.catch(() => undefined);
+  return packing;
 }
