@@ -19,7 +19,12 @@ export interface CopySegment {
   readonly length: number;
   /** Where its bytes lie plainly, if in one file. */
   readonly host?: { readonly node: BlockNode; readonly offset: number } | undefined;
+  /** Compressed clusters behind each other: the length of each. */
+  readonly unit?: number | undefined;
 }
+
+/** Compressed clusters are taken together up to this many bytes. */
+const enoughCompressed = 2 << 20;
 
 export interface PlanControl {
   /** The target is an overlay: what the sources leave to their bases is left to its backing file, which ends here. */
@@ -81,13 +86,24 @@ export class CopyPlan {
     if (known !== undefined && offset >= known.offset && offset < known.offset + known.length) {
       const skipped = offset - known.offset;
       const host = known.host && { node: known.host.node, offset: known.host.offset + skipped };
-      return { kind: known.kind, offset, length: known.length - skipped, host };
+      return { ...known, offset, length: known.length - skipped, host };
     }
     const { source, start } = this.#at(offset);
     const status = yield* this.#status(source, offset, offset - start);
     const kind = this.#kind(source, offset, status);
-    const { host } = status;
-    return this.#known = { kind, offset, length: status.length, host: kind === 'data' ? host : undefined };
+    if (kind === 'data' && status.compressed) return this.#known = yield* this.#compressedSegment(source, offset, start, status.length);
+    return this.#known = { kind, offset, length: status.length, host: kind === 'data' ? status.host : undefined };
+  }
+
+  *#compressedSegment(source: CopySource, offset: number, start: number, unit: number): Steps<CopySegment> {
+    const end = Math.min(start + source.image.size, offset + enoughCompressed);
+    let at = offset + unit;
+    while (at < end) {
+      const status = yield* this.#status(source, at, at - start);
+      if (!status.compressed || this.#kind(source, at, status) !== 'data') break;
+      at += status.length;
+    }
+    return { kind: 'data', offset, length: at - offset, unit };
   }
 
   #kind({ base }: CopySource, offset: number, { zero, data, depth }: ChainStatus): CopySegment['kind'] {

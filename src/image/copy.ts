@@ -220,16 +220,29 @@ class Copy {
     yield* wait(written);
   }
 
-  *#read({ offset }: Piece, target: Uint8Array): Steps<void> {
+  *#read({ offset, unit }: Piece, target: Uint8Array): Steps<void> {
     try {
       const read = run(this.#plan.read(offset, target));
       this.#readsWait ||= isPromise(read);
       yield* wait(read);
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
-      if (!this.#control.salvage) throw placed(error, `error while reading at byte ${offset}`);
-      yield* this.#salvage(offset, target);
+      if (this.#control.salvage) yield* this.#salvage(offset, target);
+      else throw yield* this.#readFailure(error, offset, target, unit);
     }
+  }
+
+  /** Finds the unit that failed. */
+  *#readFailure(error: BlockError, offset: number, target: Uint8Array, unit = target.length): Steps<BlockError> {
+    for (let done = 0; done < target.length && unit < target.length; done += unit) {
+      try {
+        yield* this.#plan.read(offset + done, target.subarray(done, done + unit));
+      } catch (again) {
+        if (again instanceof BlockError) return placed(again, `error while reading at byte ${offset + done}`);
+        throw again;
+      }
+    }
+    return placed(error, `error while reading at byte ${offset}`);
   }
 
   /** Sector by sector. */

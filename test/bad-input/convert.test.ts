@@ -150,6 +150,21 @@ describe('a signal', () => {
   });
 });
 
+it('a compressed cluster that cannot be read is named, though several are read at once', () => {
+  const [image, target] = [folder.file('harmed.qcow2'), folder.file('of-harmed.raw')];
+  writeFileSync(folder.file('text.raw'), 'some text '.repeat(4 * MiB / 10));
+  folder.succeed(folder.tool('qemu-img'), ['convert', '-f', 'raw', '-O', 'qcow2', '-c', folder.file('text.raw'), image]);
+  const bytes = readFileSync(image);
+  const table = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(40))) & 0xff_ffff_ffff_fe00n);
+  const cluster = 37;
+  const place = Number(bytes.readBigUInt64BE(table + 8 * cluster) & ((1n << 54n) - 1n));
+  bytes.fill(0xff, place, place + 3);
+  writeFileSync(image, bytes);
+  const { status, stderr } = folder.run(folder.tool('qemu-img'), ['convert', '-O', 'raw', image, target]);
+  expect({ status, stderr }).toEqual({ status: 1, stderr: `qemu-img: error while reading at byte ${cluster * 65536}: Input/output error\n` });
+  expect(existsSync(target)).toBe(false);
+});
+
 describe.skipIf(!havePeers('qemu-nbd'))('an NBD server that goes away', () => {
   async function serve(image: string): Promise<{ server: Running; uri: string }> {
     const socket = folder.file(`${image.split('/').at(-1)}.sock`);
