@@ -131,7 +131,7 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
   const create = !settings.has('no-create');
   const imageOpts = settings.has('target-image-opts');
   const format = imageOpts ? undefined : settings.targetFormat ?? 'raw';
-  let finished = (): void => undefined;
+  const finished: (() => void)[] = [];
   const tell = settings.has('quiet') ? undefined : warn;
   if (sources.some(({ size }) => size >= longCopy)) keepToOneThread();
   try {
@@ -156,10 +156,10 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
         progress: (done, total) => progress.report(done, total),
       },
       warn: tell,
-      creating: () => { finished = removeOnInterrupt(filename); },
+      creating: (made) => finished.push(removeOnInterrupt(made)),
     });
   } finally {
-    finished();
+    for (const forget of finished) forget();
   }
 }
 
