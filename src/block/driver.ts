@@ -232,8 +232,9 @@ export interface MeasureResult {
  * 'thorough-check': finding damage that the peer does not look for, and mending; 'repair': any mending.
  * 'encrypted-only': refusing to store compressed data in the clear in an encrypted image.
  * 'log-overlay': reading, without writing to it, an image whose log holds changes that did not reach their places.
+ * 'dirty-flag': telling that an image was not closed.
  */
-export type PeerLack = 'check' | 'encrypted-only' | 'thorough-check' | 'repair' | 'measure' | 'rebase' | 'resize' | 'log-overlay';
+export type PeerLack = 'check' | 'dirty-flag' | 'encrypted-only' | 'thorough-check' | 'repair' | 'measure' | 'rebase' | 'resize' | 'log-overlay';
 
 /** What a protocol can do with files by their names. */
 export interface FolderOperations {

@@ -2,7 +2,7 @@
 import type { BlockBackend } from '../block/child.js';
 import { createImageFile, protocolOf } from '../block/create.js';
 import { keepsBitmaps, type DirtyBitmap } from '../block/dirty-bitmap.js';
-import { Req, type BlockDriver } from '../block/driver.js';
+import { Req } from '../block/driver.js';
 import { BlockError, Errno } from '../block/errors.js';
 import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
@@ -11,6 +11,7 @@ import { addBitmap, mergeBitmap } from './bitmap.js';
 import { findInChain, unfiltered } from './chain.js';
 import { copyImages, type CopyControl } from './copy.js';
 import { creatableFormat, createFields, parseCreateOptions } from './create.js';
+import { imageFiles } from './files.js';
 
 export interface NewImage {
   readonly filename: string;
@@ -37,8 +38,8 @@ export interface ConvertRequest {
   readonly bitmaps?: 'all' | 'sound' | undefined;
   readonly copy: Omit<CopyControl, 'zeroUnit' | 'compressedCluster' | 'targetIsZero' | 'targetBackingSize'>;
   readonly warn?: ((message: string) => void) | undefined;
-  /** Called before a file is made; it is removed again if the conversion fails. */
-  readonly creating?: () => void;
+  /** Told of each file that is made for the target; it is removed again if the conversion fails. */
+  readonly creating?: (filename: string) => void;
 }
 
 /** @throws BlockError; nothing made here is left behind then */
@@ -50,13 +51,19 @@ export async function convertImages(graph: BlockGraph, request: ConvertRequest):
   const backing = planned?.backing ?? request.backing;
   const bitmaps = request.bitmaps === undefined ? [] : bitmapsToCopy(sources, request.bitmaps, request.warn);
 
+  const made: string[] = [];
+  const making = (filename: string): void => {
+    made.push(filename);
+    request.creating?.(filename);
+  };
   if (planned) {
-    request.creating?.();
+    making(create.filename);
     await createTarget(graph, create, planned);
   }
   try {
     const target = await request.openTarget();
     try {
+      if (planned) imageFiles(target.node).slice(1).forEach(making);
       await fill(target, size, backing, planned?.zeroed === true, request);
       for (const bitmap of bitmaps) await copyBitmap(bitmap, sources[0]!.node, target.node);
     } catch (error) {
@@ -65,13 +72,12 @@ export async function convertImages(graph: BlockGraph, request: ConvertRequest):
     }
     await target.close();
   } catch (error) {
-    if (planned) await planned.protocol.deleteFile?.(create.filename).catch(() => undefined);
+    for (const filename of made) await protocolOf(graph, filename).deleteFile?.(filename).catch(() => undefined);
     throw error;
   }
 }
 
 interface PlannedImage {
-  readonly protocol: BlockDriver;
   readonly size: number;
   readonly options: Readonly<Record<string, OptionValue>>;
   readonly backing: string | undefined;
@@ -108,7 +114,7 @@ function planImage(graph: BlockGraph, image: NewImage, size: number, { sources, 
   }
   const unallocated = format.supportsBacking === true && (rest['preallocation'] === undefined || rest['preallocation'] === 'off');
   return {
-    protocol, size: typeof given === 'number' ? given : size, options: rest, backing: typeof backing === 'string' ? backing : undefined,
+    size: typeof given === 'number' ? given : size, options: rest, backing: typeof backing === 'string' ? backing : undefined,
     zeroed: format.newReadsAsZero?.(rest) ?? (protocol.createsZeroed === true || unallocated),
   };
 }

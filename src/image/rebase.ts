@@ -74,10 +74,18 @@ async function readOrZero(backing: BlockChild | undefined, offset: number, targe
 
 async function writePiece(overlay: BlockBackend, offset: number, piece: Uint8Array, compress: boolean | undefined): Promise<void> {
   try {
+    if (offset >= (overlay.node.backing?.size ?? 0) && await writeOwnZeroes(overlay, offset, piece.length)) return;
     await overlay.write(offset, piece, compress ? Req.COMPRESSED : 0);
   } catch (error) {
     throw error instanceof BlockError ? new BlockError(error.code, `Error while writing to COW image: ${error.message}`, error.context, error) : error;
   }
+}
+
+/** Zeroes without room for them. False where the format just leaves out what reads as zero by itself: it would show the new backing file. */
+async function writeOwnZeroes(overlay: BlockBackend, offset: number, length: number): Promise<boolean> {
+  await overlay.writeZeroes(offset, length, 0);
+  const { depth, length: told } = await chainStatus(overlay.node, offset, length, { base: overlay.node.backing, wantZero: false });
+  return depth > 0 && told >= length;
 }
 
 async function writeDifferences(overlay: BlockBackend, offset: number, before: Uint8Array, after: Uint8Array, { alignment, compress }: RebaseControl): Promise<void> {

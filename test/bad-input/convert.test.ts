@@ -20,11 +20,15 @@ beforeAll(() => {
 afterAll(() => folder.remove());
 
 const formats = [['-O', 'raw'], ['-O', 'qcow2'], ['-O', 'qcow2', '-c'], ['-O', 'qcow2', '-c', '-W', '-m', '16'], ['-O', 'qcow2', '-o', 'preallocation=metadata']];
+/** Their data lies in further files. */
+const severalFiles = [
+  ['vmdk', 'subformat=monolithicFlat', 'target-flat.img'], ['vmdk', 'subformat=twoGbMaxExtentSparse', 'target-s001.img'], ['qcow2', 'data_file=target.data', 'target.data'],
+] as const;
 
 /** A conversion that takes long, caught when its target has begun to grow. */
-async function underWay(parameters: readonly string[], target: string): Promise<Running> {
+async function underWay(parameters: readonly string[], target: string, growing = target): Promise<Running> {
   const running = folder.start(folder.tool('qemu-img'), ['convert', '-r', '4M', ...parameters, target]);
-  await until(() => (statSync(target, { throwIfNoEntry: false })?.blocks ?? 0) > 1024 || running.child.exitCode !== null, 'the target to grow');
+  await until(() => (statSync(growing, { throwIfNoEntry: false })?.blocks ?? 0) > 1024 || running.child.exitCode !== null, 'the target to grow');
   expect(running.child.exitCode, running.output.stderr).toBeNull();
   return running;
 }
@@ -49,6 +53,13 @@ describe.skipIf(!mayMount)('a full disk', () => {
     const { status, stderr } = qemuImg('convert', '-f', 'raw', ...options, source, `${small}/target`);
     expect(status).toBe(1);
     expect(stderr).toMatch(/^qemu-img: error while writing at byte \d+: No space left on device\n$/);
+    expect(readdirSync(small)).toEqual([]);
+  });
+
+  it.each(severalFiles)('convert -O %s -o %s', (format, option) => {
+    const options = option.replace('data_file=', `data_file=${small}/`);
+    const { status, stderr } = qemuImg('convert', '-f', 'raw', '-O', format, '-o', options, source, `${small}/target.img`);
+    expect([status, stderr]).toEqual([1, expect.stringContaining('No space left on device')]);
     expect(readdirSync(small)).toEqual([]);
   });
 
@@ -113,6 +124,16 @@ describe('a signal', () => {
       expect(existsSync(target)).toBe(false);
     });
   }
+
+  it.each(severalFiles)('SIGINT amid convert -O %s -o %s', async (format, option, growing) => {
+    const made = folder.file('made');
+    mkdirSync(made, { recursive: true });
+    const options = option.replace('data_file=', `data_file=${made}/`);
+    const running = await underWay(['-f', 'raw', '-O', format, '-o', options, source], `${made}/target.img`, `${made}/${growing}`);
+    running.child.kill('SIGINT');
+    expect((await running.ended).signal).toBe('SIGINT');
+    expect(readdirSync(made)).toEqual([]);
+  });
 
   it('is heard by a conversion that never waits', async () => {
     const target = folder.file('endless.raw');

@@ -95,6 +95,28 @@ it('an image that says its data file is raw, and has none, is described only', a
   }
 });
 
+describe('what a header says in vain', () => {
+  it.each<[string, readonly Patch[]]>([
+    ['a backing file without a name', [u64(8, 0x200n), u32(16, 0)]],
+    ['a part of a sector behind the last one', [u64(24, 0x3f_fe20n)]],
+    ['refcounts that are none', [u64(48, 0n)]],
+  ])('%s', async (_name, patches) => {
+    const image = damaged(patches);
+    const read = async (): Promise<unknown> => {
+      const { status, stdout } = await runHere('qemu-img', ['info', '-f', 'qcow2', image]);
+      const out = folder.file('read.raw');
+      expect((await runHere('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', image, out])).status).toBe(0);
+      return { status, stdout, content: readFileSync(out).subarray(0, 1 << 20).every((byte) => byte === 5), size: statSync(out).size };
+    };
+    const ours = await read();
+    expect(ours).toMatchObject({ status: 0, content: true });
+    if (qemuImg === undefined) return;
+    folder.succeed(qemuImg, ['convert', '-f', 'qcow2', '-O', 'raw', image, 'theirs.raw']);
+    expect(ours).toMatchObject({ stdout: folder.succeed(qemuImg, ['info', '-f', 'qcow2', image]), size: statSync(folder.file('theirs.raw')).size });
+    expect(folder.run(qemuImg, ['compare', '-f', 'raw', '-F', 'raw', 'read.raw', 'theirs.raw'])).toMatchObject({ status: 0 });
+  });
+});
+
 describe('opened, and told by check', () => {
   it.each<[string, readonly Patch[], length?: number]>([
     ['an L1 table beyond the file', [u64(40, 1n << 40n)]],

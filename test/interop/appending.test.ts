@@ -10,6 +10,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { seededRandom } from '../../src/testing/random.js';
 import { applySteps, DiskModel, stepParameters, type Step } from '../support/disk-model.js';
 import { ImageFolder } from '../support/image-folder.js';
+import { runHere } from '../support/in-process.js';
 import { havePeers, oracleTool } from '../support/peers.js';
 import { testSeed } from '../support/seed.js';
 
@@ -86,6 +87,21 @@ for (const [peer, img, io] of peers) {
         if (format === 'vdi') for (const image of [a, b]) image.fill(0, 392, 424);
         expect(Buffer.compare(a, b), `${format} of ${bytes} bytes`).toBe(0);
       }
+    });
+
+    it.each([
+      ['qcow', 'a part of a sector behind the last one', [30, 1, 3]],
+      ['qcow', 'a backing file without a name', [8, 0, 0, 0, 0, 0, 0, 0, 48]],
+      ['qed', 'a backing file without a name', [16, 1]],
+    ] as const)('a %s whose header tells of %s is described the same', async (format, _what, change) => {
+      const image = await folder.create(format, size);
+      folder.patch(image, change);
+      const parameters = ['info', '-f', format, '--output=json', image];
+      const { stdout } = await runHere('qemu-img', parameters);
+      const { 'virtual-size': bytes, 'backing-filename': backing } = JSON.parse(succeed(img!, parameters)) as Record<string, unknown>;
+      expect(backing).toBeUndefined();
+      expect(JSON.parse(stdout)).toMatchObject({ 'virtual-size': bytes });
+      expect(stdout).not.toContain('backing-filename');
     });
   });
 }

@@ -80,11 +80,12 @@ describe.skipIf(!havePeers('bzip2', 'xz'))('dmg files', () => {
     }
   });
 
-  it('are refused by name where they are encrypted or cut into segments', async () => {
+  it('are refused by name where they are encrypted, sparse or cut into segments', async () => {
     const plain = makeDmg(all.slice(0, 2));
     const variants: [RegExp, Uint8Array][] = [
       [/Encrypted dmg files are not supported \(encryption wrapper version 2\)/, Uint8Array.from([...Buffer.from('encrcdsa'), ...plain])],
       [/Encrypted dmg files are not supported \(encryption wrapper version 1\)/, Uint8Array.from([...plain, ...Buffer.from('cdsaencr')])],
+      [/Apple sparse images are not supported/, Uint8Array.from([...Buffer.from('sprs'), ...plain])],
       [/in 3 segments are not supported/, Uint8Array.from(plain, (byte, index) => (index === plain.length - 512 + 63 ? 3 : byte))],
       [/UDIF version 5 is not supported/, Uint8Array.from(plain, (byte, index) => (index === plain.length - 512 + 7 ? 5 : byte))],
       [/Could not locate UDIF trailer in dmg file/, plain.subarray(0, plain.length - 512)],

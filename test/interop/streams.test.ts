@@ -42,6 +42,18 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io'))('streams', () => {
     expect(folder.succeed('qemu-img', ['compare', 'source.qcow2', 'copy.qcow2'])).toBe('Images are identical.\n');
   });
 
+  it.each(['-O qcow2', '-O vpc', '-O vmdk', '-O qcow2 -o cluster_size=4k'])('cut short are refused: %s', (options) => {
+    const format = options.split(' ')[1]!;
+    expect(shell(`"$V" convert ${options} source.qcow2 - > sent`).status).toBe(0);
+    const { length } = readFileSync(folder.file('sent'));
+    for (const sent of [length >> 4, length >> 1, length - 70_000]) {
+      const { status, stderr } = shell(`head -c ${sent} sent | "$V" convert -f ${format} -O raw - received.raw`);
+      expect(status, `${sent} of ${length} bytes`).toBe(1);
+      expect(stderr).toMatch(/standard input/);
+    }
+    expect(shell(`cat sent | "$V" convert -f ${format} -O raw - received.raw`)).toMatchObject({ status: 0, stderr: '' });
+  });
+
   it.each([
     ['-O qcow2 -c', '--compress cannot be used'], ['-O qcow2 -o preallocation=full', 'cannot have preallocation'], ['-O qcow2 -o extended_l2=on', 'cannot have extended L2'],
     ['-O qcow2 -B base.raw -F raw', 'cannot have a backing file'],

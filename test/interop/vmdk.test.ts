@@ -6,6 +6,7 @@ import { createImageFile } from '../../src/block/create.js';
 import type { BlockBackend } from '../../src/block/child.js';
 import { BlockGraph } from '../../src/block/graph.js';
 import { createRegistry } from '../../src/drivers.js';
+import { uncleanOffset } from '../../src/format/vmdk/header.js';
 import { seededRandom } from '../../src/testing/random.js';
 import { applySteps, content, DiskModel, stepParameters, type Step } from '../support/disk-model.js';
 import { ToolFolder } from '../support/our-tools.js';
@@ -143,6 +144,17 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', 'vmdkinfo'))('vmdk', () => {
       expect(await disk.facet('check')!.check({ repair: 'none' })).toMatchObject({ corruptions: 0, leaks: 0 });
     }, { readOnly: true });
   }, 60_000);
+
+  it('that was not closed is told as such by vdisk, and described by qemu-img as by QEMU', async () => {
+    await create(file('open.vmdk'), {});
+    const opened = openSync(file('open.vmdk'), 'r+');
+    writeSync(opened, Uint8Array.of(1), 0, 1, uncleanOffset);
+    closeSync(opened);
+    expect(folder.succeed(folder.tool('vdisk'), ['info', file('open.vmdk')])).toContain('cleanly shut down: no\n');
+    const ours = folder.succeed(folder.tool('qemu-img'), ['info', '--output=json', file('open.vmdk')]);
+    for (const peer of peers()) expect(JSON.parse(folder.succeed(peer, ['info', '--output=json', file('open.vmdk')]))).toMatchObject({ 'dirty-flag': false });
+    expect(JSON.parse(ours)).toMatchObject({ 'dirty-flag': false });
+  });
 
   describe('a stream', () => {
     it('is continued where it ended, in order', async () => {

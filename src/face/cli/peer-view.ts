@@ -44,6 +44,11 @@ function restricted(ops: BlockOps, lacks: ReadonlySet<PeerLack>): BlockOps {
     ops.facet = <K extends keyof Facets>(name: K): Facets[K] | undefined => (
       name === 'backing' ? fixedBacking(below('backing')) as Facets[K] | undefined : below(name));
   }
+  if (lacks.has('dirty-flag')) {
+    const facet = ops.facet.bind(ops);
+    ops.facet = <K extends keyof Facets>(name: K): Facets[K] | undefined => (
+      name === 'formatInfo' ? { ...facet('formatInfo')!, dirty: false } as Facets[K] : facet(name));
+  }
   if (lacks.has('check') || lacks.has('repair') || lacks.has('thorough-check')) {
     const facet = ops.facet.bind(ops);
     ops.facet = <K extends keyof Facets>(name: K): Facets[K] | undefined => (

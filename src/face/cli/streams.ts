@@ -53,6 +53,15 @@ export async function fromStandardInput(): Promise<string> {
   return `/proc/self/fd/${fd}`;
 }
 
+/**
+ * Refuses an image whose tables name what is not there. A sender that fails just ends, and the missing clusters would read as zeroes.
+ * @throws CliError
+ */
+export async function requireWhole({ node }: BlockBackend): Promise<void> {
+  const found = await node.facet('check')?.check({ repair: 'none' });
+  if (found !== undefined && found.corruptions + found.checkErrors > 0) throw new CliError('The image on standard input ended too early, or is damaged');
+}
+
 function streamError(doing: string, error: NodeJS.ErrnoException): CliError {
   return new CliError(`error while ${doing}: ${error.errno === undefined ? error.message : strerror(-error.errno)}`);
 }

@@ -11,6 +11,8 @@ import { parseTrailer, searchSize, trailerSize, type DmgTrailer } from './traile
 
 const encryptedHead = 'encrcdsa';
 const encryptedTail = 'cdsaencr';
+/** Apple's images that grow: another format, and nothing a raw disk begins with. */
+const sparseHead = 'sprs';
 /** Longest property list or resource fork that is read. */
 const mostResources = 16 << 20;
 
@@ -19,12 +21,12 @@ export const dmg: BlockDriver = {
   kind: 'format',
   options: {},
   children: { file: { role: 'image' } },
-  probe: (head, filename) => (text(head, 0) === encryptedHead ? 100 : filename.endsWith('.dmg') ? 2 : 0),
+  probe: (head, filename) => (text(head, 0) === encryptedHead || text(head, 0).startsWith(sparseHead) ? 100 : filename.endsWith('.dmg') ? 2 : 0),
   async open(context) {
     assertReadOnly(context);
     const file = context.child('file')!;
     if (file.size < trailerSize) throw invalid('dmg file must be at least 512 bytes long');
-    await refuseEncrypted(file);
+    await refuseWrapped(file);
     const tail = new Uint8Array(Math.min(file.size, searchSize));
     await file.read(file.size - tail.length, tail);
     const trailer = parseTrailer(tail);
@@ -40,12 +42,13 @@ function text(bytes: Uint8Array, at: number): string {
   return new TextDecoder('latin1').decode(bytes.subarray(at, at + 8));
 }
 
-/** @throws BlockError UNSUPPORTED_FEATURE where the image lies in an encrypted wrapper */
-async function refuseEncrypted(file: BlockChild): Promise<void> {
+/** @throws BlockError UNSUPPORTED_FEATURE where the image lies in an encrypted or sparse wrapper */
+async function refuseWrapped(file: BlockChild): Promise<void> {
   const ends = new Uint8Array(16);
   await file.read(0, ends.subarray(0, 8));
   await file.read(file.size - 8, ends.subarray(8));
   const version = text(ends, 0) === encryptedHead ? 2 : text(ends, 8) === encryptedTail ? 1 : undefined;
+  if (text(ends, 0).startsWith(sparseHead)) throw new BlockError('UNSUPPORTED_FEATURE', 'Apple sparse images are not supported');
   if (version !== undefined) throw new BlockError('UNSUPPORTED_FEATURE', `Encrypted dmg files are not supported (encryption wrapper version ${version})`);
 }
 

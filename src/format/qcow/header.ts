@@ -54,7 +54,8 @@ export function parseHeader(head: Uint8Array): { header: QcowHeader; name: { off
   if (tableBits < tableBitsLimits[0] || tableBits > tableBitsLimits[1]) throw corrupt('L2 table size must be between 512 and 64k');
   if (crypt > Crypt.AES) throw corrupt('invalid encryption method in qcow header');
   if (size > Number.MAX_SAFE_INTEGER - 2 ** 32) throw corrupt('Image too large');
-  const header = { clusterBits, tableBits, crypt, size: Number(size), l1Offset: Number(view.getBigUint64(40)), backingFile: undefined };
+  // a part of a sector behind the last one is not shown
+  const header = { clusterBits, tableBits, crypt, size: Number(size - size % 512n), l1Offset: Number(view.getBigUint64(40)), backingFile: undefined };
   const l1End = header.l1Offset + directoryEntries(header) * 8;
   if (header.l1Offset < headerBytes || !Number.isSafeInteger(l1End)) throw corrupt(strerror(Errno.EIO));
   const name = { offset: Number(view.getBigUint64(8)), length: view.getUint32(16) };

@@ -111,7 +111,7 @@ export function parseHeader(bytes: Uint8Array, onWarning: (message: string) => v
   if (backingOffset > clusterSize) throw invalid('Invalid backing file offset');
 
   const header: Qcow2Header = {
-    version, clusterBits, size: readU64(view, 24), cryptMethod: view.getUint32(32),
+    version, clusterBits, size: wholeSectors(readU64(view, 24)), cryptMethod: view.getUint32(32),
     l1Size: view.getUint32(36), l1Offset: readU64(view, 40),
     refcountTableOffset: readU64(view, 48), refcountTableClusters: view.getUint32(56),
     snapshotCount: view.getUint32(60), snapshotsOffset: readU64(view, 64),
@@ -136,9 +136,14 @@ export function parseHeader(bytes: Uint8Array, onWarning: (message: string) => v
     const nameSize = view.getUint32(16);
     if (nameSize > Math.min(maxBackingNameSize, clusterSize - backingOffset)) throw invalid('Backing file name too long');
     if (backingOffset + nameSize > bytes.length) throw invalid('Could not read backing file name');
-    header.backingFile = decoder.decode(bytes.subarray(backingOffset, backingOffset + nameSize));
+    header.backingFile = decoder.decode(bytes.subarray(backingOffset, backingOffset + nameSize)) || undefined;
   }
   return header;
+}
+
+/** A disk has sectors of 512 bytes; the peer does not show what remains behind the last one. */
+function wholeSectors(size: number): number {
+  return size - (size % 512);
 }
 
 interface RawExtension { readonly type: number; readonly data: Uint8Array }

@@ -2,7 +2,7 @@
 import type { BlockChild } from '../../block/child.js';
 import type { DataCipher } from '../../block/data-cipher.js';
 import { Req, type BlockLimits, type Capabilities, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
-import { Errno, systemError } from '../../block/errors.js';
+import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { Facets, VmStateFacet } from '../../block/facets.js';
 import { MappedFormat, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import type { Codec } from '../../platform/compression.js';
@@ -138,7 +138,7 @@ export class Qcow2Ops extends MappedFormat {
 
   /**
    * Finds out whether many clusters have no storage behind them: their tables were made in advance, and the file knows which of them
-   * are holes. Otherwise asking the file would be in vain.
+   * are holes. Otherwise asking the file would be in vain. Damaged refcounts say nothing: what can be read stays readable.
    */
   async #survey(): Promise<void> {
     this.#surveyed = true;
@@ -147,7 +147,11 @@ export class Qcow2Ops extends MappedFormat {
     if (allocated === undefined || image.dead) return;
     const stored = Math.floor(allocated / this.clusterSize);
     const many = Math.max(Math.floor(stored * 10 / 9), stored + 2);
-    image.preallocated = (await run(image.refcounts.countUsed(many))) >= many;
+    try {
+      image.preallocated = (await run(image.refcounts.countUsed(many))) >= many;
+    } catch (error) {
+      if (!(error instanceof BlockError)) throw error;
+    }
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {

@@ -22,5 +22,5 @@ async function readHeader(file: BlockChild): Promise<QedHeader> {
   if (name === undefined) return header;
   const bytes = new Uint8Array(name.length);
   await file.read(name.offset, bytes);
-  return { ...header, backingFile: new TextDecoder().decode(bytes).replace(/\0.*$/s, '') };
+  return { ...header, backingFile: new TextDecoder().decode(bytes).replace(/\0.*$/s, '') || undefined };
 }

@@ -4,7 +4,7 @@ import type { CreateContext } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import type { OptionValue } from '../../block/options.js';
 import { viewOf } from '../../util/view.js';
-import { parseCreateOptions, type NewImage } from './create-options.js';
+import { parseCreateOptions, type NewImage } from './options.js';
 import { growsZeroed } from './grows-zeroed.js';
 import { newGuid, nilGuid } from './guid.js';
 import {

@@ -1,7 +1,7 @@
 /** Driver `vhdx`: Hyper-V's virtual disks, [MS-VHDX] version 1. */
 import type { BlockDriver } from '../../block/driver.js';
 import { createVhdx } from './create.js';
-import { createOptions } from './create-options.js';
+import { createOptions } from './options.js';
 import { probeVhdx } from './header.js';
 import { measureVhdx } from './measure.js';
 import { openVhdx } from './open.js';

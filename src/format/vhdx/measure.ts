@@ -4,7 +4,7 @@ import type { MeasureResult } from '../../block/driver.js';
 import type { OptionValue } from '../../block/options.js';
 import { chainStatus } from '../../block/status.js';
 import { layoutOf } from './create.js';
-import { parseCreateOptions } from './create-options.js';
+import { parseCreateOptions } from './options.js';
 
 /**
  * Space for a new image of `options.size` bytes, or for the content of `source`.

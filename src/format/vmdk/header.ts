@@ -87,6 +87,7 @@ export function parseSparseHeader(bytes: Uint8Array): SparseHeader {
   if ((header.flags & Flag.COMPRESSED) !== 0 && header.compression > 1) {
     throw new BlockError('UNSUPPORTED_FEATURE', `Unsupported VMDK compression algorithm ${header.compression}`, { errno: Errno.ENOTSUP });
   }
+  if ((header.flags & Flag.COMPRESSED) === 0 && header.compression === 1) throw corrupt('Flags and compression algorithm contradict each other');
   return header;
 }
 

@@ -16,7 +16,7 @@ export const vmdk: BlockDriver = {
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   supportsBacking: true,
   supportsCompression: true,
-  beyondPeer: ['measure', 'rebase', 'repair', 'resize'],
+  beyondPeer: ['dirty-flag', 'measure', 'rebase', 'repair', 'resize'],
   probe: (head) => (isHosted(head) || isCowd(head) ? 100 : probeDescriptor(head)),
   open: openVmdk,
   checkCreate: (options) => void planDisk(options.size, options),

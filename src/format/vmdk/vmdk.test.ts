@@ -96,6 +96,7 @@ describe('header', () => {
     [{ version: 4 }, 'Unsupported VMDK version 4'], [{ flags: Flag.NEWLINES | 0x40 }, 'Unsupported VMDK flags 0x40'], [{ grain: 0 }, 'L1 entry size is invalid'],
     [{ grain: 12 }, 'Invalid granularity'], [{ grain: 2 ** 30 }, 'Invalid granularity'], [{ tableEntries: 513 }, 'L2 table size too big'],
     [{ capacity: 2 ** 43 }, 'L1 size too big'], [{ flags: Flag.COMPRESSED, compression: 2 }, 'Unsupported VMDK compression algorithm 2'],
+    [{ compression: 1 }, 'Flags and compression algorithm contradict each other'],
   ])('with %j is refused', (change, message) => {
     expect(() => parseSparseHeader(encodeSparseHeader({ ...sparseLayout(1 << 20, { zeroedGrain: false }), ...change }))).toThrow(message);
   });

@@ -11,7 +11,7 @@ import { CliError, out, removeOnInterrupt, setQuiet, warn } from '../output.js';
 import { cacheArgument, openImage, sharedGraph } from '../open.js';
 import { Progress } from '../progress.js';
 import { parseNumber, sizeArgument } from '../sizes.js';
-import { fromStandardInput, isStream, toStandardOutput } from '../streams.js';
+import { fromStandardInput, isStream, requireWhole, toStandardOutput } from '../streams.js';
 import { asksForHelp, optionTable } from './create-options.js';
 import { joinOptionLists, snapshotArgument, VerbOptions } from './options.js';
 
@@ -115,12 +115,14 @@ async function openSources(settings: Settings, names: readonly string[], opened:
   const cache = cacheArgument(settings.sourceCache, 'source cache');
   cacheArgument(settings.targetCache);
   for (const name of names) {
-    opened.push(await openImage(isStream(name) ? await fromStandardInput() : name, {
+    const source = await openImage(isStream(name) ? await fromStandardInput() : name, {
       title: isStream(name) ? 'standard input' : undefined,
       format: settings.format, imageOpts: fromImageOpts(settings), forceShare: settings.has('force-share'), cache,
       // Nobody may change what is being copied.
       options: { share: Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED },
-    }));
+    });
+    opened.push(source);
+    if (isStream(name) && !settings.has('salvage')) await requireWhole(source);
   }
   if (settings.snapshot !== undefined) await loadSnapshot(opened[0]!, settings.snapshot);
 }
@@ -129,7 +131,7 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
   const create = !settings.has('no-create');
   const imageOpts = settings.has('target-image-opts');
   const format = imageOpts ? undefined : settings.targetFormat ?? 'raw';
-  let finished = (): void => undefined;
+  const finished: (() => void)[] = [];
   const tell = settings.has('quiet') ? undefined : warn;
   if (sources.some(({ size }) => size >= longCopy)) keepToOneThread();
   try {
@@ -154,10 +156,10 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
         progress: (done, total) => progress.report(done, total),
       },
       warn: tell,
-      creating: () => { finished = removeOnInterrupt(filename); },
+      creating: (made) => finished.push(removeOnInterrupt(made)),
     });
   } finally {
-    finished();
+    for (const forget of finished) forget();
   }
 }
 
