@@ -110,15 +110,20 @@ describe('a LUKS2 header', () => {
     expect(await (await openLuks2(storeOf(image), false)).unlock(bytes('more'))).toBeDefined();
   }, 120_000);
 
-  it('that requires what is not known is refused by name', async () => {
-    const { metadata } = read(await newLuks2('open'));
-    const config = { ...(metadata['config'] as JsonObject), requirements: { mandatory: ['online-reencrypt-v2'] } };
+  it.each<[string, (metadata: JsonObject) => JsonObject]>([
+    ["LUKS2 requirement 'online-reencrypt-v2' is not supported",
+      (metadata) => ({ ...metadata, config: { ...(metadata['config'] as JsonObject), requirements: { mandatory: ['online-reencrypt-v2'] } } })],
+    ['LUKS2 with data integrity protection is not supported', (metadata) => {
+      const { 0: segment } = metadata['segments'] as { 0: JsonObject };
+      return { ...metadata, segments: { 0: { ...segment, integrity: { type: 'hmac(sha256)', journal_encryption: 'none', journal_integrity: 'none' } } } };
+    }],
+  ])('that asks for what there is not is refused by name: %s', async (text, edit) => {
     const header = read(await newLuks2('open'));
-    const image = serialiseLuks2({ ...header, metadata: { ...metadata, config } }, false, new Uint8Array(64));
+    const image = serialiseLuks2({ ...header, metadata: edit(header.metadata) }, false, new Uint8Array(64));
     const { checksumField, checksumOf } = await import('./luks2-header.js');
     const { digest } = await import('../platform/cryptography.js');
     checksumField(image).set(checksumOf(image, (content) => digest('sha256', content)));
-    await expect(openLuks2(storeOf(image), false)).rejects.toThrow("LUKS2 requirement 'online-reencrypt-v2' is not supported");
+    await expect(openLuks2(storeOf(image), false)).rejects.toThrow(text);
   }, 60_000);
 
   it('with any value in its metadata replaced is read or refused, never misread', async () => {
