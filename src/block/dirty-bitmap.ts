@@ -53,6 +53,7 @@ export class DirtyBitmap {
 
   #size: number;
   #dirtyBits = 0;
+  #revision = 0;
   readonly #pages = new Map<number, Page | typeof full>();
 
   /** @param size bytes of the disk it covers */
@@ -73,6 +74,8 @@ export class DirtyBitmap {
   get dirtyBits(): number { return this.#dirtyBits; }
   /** Dirty bytes: bits set times granularity. */
   get count(): number { return this.#dirtyBits * this.granularity; }
+  /** Another number after each change of what is marked. */
+  get revision(): number { return this.#revision; }
   get busy(): boolean { return this.users > 0; }
   /** Whether writes are recorded now. */
   get recording(): boolean { return this.enabled && !this.inconsistent; }
@@ -105,6 +108,7 @@ export class DirtyBitmap {
   clearAll(): void {
     this.#pages.clear();
     this.#dirtyBits = 0;
+    this.#revision++;
   }
 
   isDirty(offset: number): boolean {
@@ -215,6 +219,7 @@ export class DirtyBitmap {
     const page = this.#pages.get(index);
     if (value ? page === full : page === undefined) return;
     const before = page === undefined ? 0 : page === full ? pageBits : page.count;
+    this.#revision++;
     if (end - first === pageBits) {
       if (value) this.#pages.set(index, full);
       else this.#pages.delete(index);

@@ -35,6 +35,16 @@ export interface CreateField {
 /** Create options by QEMU's `-o` names ('cluster_size'). */
 export type CreateSchema = Readonly<Record<string, CreateField>>;
 
+/** Decimal, or with C's prefixes octal and hexadecimal. */
+function parseNumber(name: string, value: unknown): number {
+  const [, sign, digits] = (typeof value === 'string' && /^([+-]?)(0x[0-9a-f]+|0[0-7]*|[1-9]\d*)$/i.exec(value)) || [];
+  if (digits === undefined) throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects a number`);
+  const magnitude = Number(digits.replace(/^0(?=[0-7])/, '0o'));
+  if (magnitude >= 2 ** 64) throw new BlockError('INVALID_ARGUMENT', `Value '${String(value)}' is too large for parameter '${name}'`);
+  if (!Number.isSafeInteger(magnitude)) throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects integer`);
+  return sign === '-' ? -magnitude : magnitude;
+}
+
 /** Brings one value to its field's type; strings are parsed as the command line writes them. */
 export function coerceOption(name: string, field: OptionField, value: unknown): OptionValue {
   switch (field.type) {
@@ -52,9 +62,7 @@ export function coerceOption(name: string, field: OptionField, value: unknown): 
       });
     }
     case 'number':
-      if (typeof value === 'number') return value;
-      if (typeof value === 'string' && /^-?(0x[0-9a-f]+|\d+)$/i.test(value) && Number.isSafeInteger(Number(value))) return Number(value);
-      throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects a number`);
+      return typeof value === 'number' ? value : parseNumber(name, value);
     case 'enum':
       if (typeof value === 'string' && field.values?.includes(value)) return value;
       throw new BlockError('INVALID_ARGUMENT', `invalid parameter value: ${String(value)}`);

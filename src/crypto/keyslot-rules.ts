@@ -24,11 +24,22 @@ export async function planKeyslots(table: KeyslotTable, change: AmendKeys): Prom
   if (state === 'active') {
     if (newPassphrase === undefined) throw invalid("'new-secret' is required to activate a keyslot");
     if (oldPassphrase !== undefined) throw invalid("'old-secret' must not be given when activating keyslots");
-    return { fill: keyslotToFill(table, keyslot, force), passphrase: newPassphrase, iterTime };
+    return { fill: keyslotToFill(table, keyslot, force), passphrase: newPassphrase(), iterTime };
   }
   if (newPassphrase !== undefined) throw invalid("'new-secret' must not be given when erasing keyslots");
   if (iterTime !== undefined) throw invalid("'iter-time' must not be given when erasing keyslots");
-  return { erase: keyslot === undefined ? await keyslotsWith(table, oldPassphrase, force) : await keyslotToErase(table, keyslot, oldPassphrase, force) };
+  const old = oldPassphrase?.();
+  return { erase: keyslot === undefined ? await keyslotsWith(table, old, force) : await keyslotToErase(table, keyslot, old, force) };
+}
+
+/** Fills a keyslot; a failure says which one. */
+export async function fillKeyslot(keyslot: number, fill: () => Promise<void>): Promise<void> {
+  try {
+    await fill();
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new BlockError(error.code, error.message, { ...error.context, hint: `Failed to write to keyslot ${keyslot}` }, error);
+  }
 }
 
 function keyslotToFill(table: KeyslotTable, keyslot: number | undefined, force: boolean): number {
@@ -36,13 +47,13 @@ function keyslotToFill(table: KeyslotTable, keyslot: number | undefined, force: 
     for (let index = 0; index < table.count; index++) if (!table.taken(index)) return index;
     throw invalid("Can't add a keyslot - all keyslots are in use");
   }
-  checkNumber(table, keyslot);
+  checkNumber(table, keyslot, keyslot < 0 ? keyslot >>> 0 : keyslot);
   if (table.taken(keyslot) && !force) throw invalid(`Refusing to overwrite active keyslot ${keyslot} - please erase it first`);
   return keyslot;
 }
 
 async function keyslotToErase(table: KeyslotTable, keyslot: number, oldPassphrase: Uint8Array | undefined, force: boolean): Promise<number[]> {
-  checkNumber(table, keyslot);
+  checkNumber(table, keyslot, keyslot);
   if (oldPassphrase !== undefined && !(table.active(keyslot) && (await table.opens(keyslot, oldPassphrase)))) {
     throw invalid(`Given keyslot ${keyslot} doesn't contain the given old password for erase operation`);
   }
@@ -72,8 +83,9 @@ function activeKeyslots(table: KeyslotTable): number[] {
   return Array.from({ length: table.count }, (_, index) => index).filter((index) => table.active(index));
 }
 
-function checkNumber({ count }: KeyslotTable, keyslot: number): void {
-  if (keyslot < 0 || keyslot >= count) throw invalid(`Invalid keyslot ${keyslot >>> 0} specified, must be between 0 and ${count - 1}`);
+/** `shown`: as the peer prints the number. */
+function checkNumber({ count }: KeyslotTable, keyslot: number, shown: number): void {
+  if (keyslot < 0 || keyslot >= count) throw invalid(`Invalid keyslot ${shown} specified, must be between 0 and ${count - 1}`);
 }
 
 function invalid(message: string): BlockError {

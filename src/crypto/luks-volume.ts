@@ -11,12 +11,13 @@ export interface HeaderStore {
   flush(): MaybePromise<void>;
 }
 
+/** Passphrases are asked for when their turn comes: that one cannot be found is the last thing to complain of. */
 export interface AmendKeys {
   readonly state: 'active' | 'inactive';
   /** The passphrase that activated keyslots get. */
-  readonly newPassphrase?: Uint8Array;
+  readonly newPassphrase?: () => Uint8Array;
   /** Erase the keyslots with this passphrase. */
-  readonly oldPassphrase?: Uint8Array;
+  readonly oldPassphrase?: () => Uint8Array;
   readonly keyslot?: number;
   /** Milliseconds. */
   readonly iterTime?: number;

@@ -62,20 +62,20 @@ describe.each([['LUKS1', newLuks1, (store: HeaderStore) => openLuks1(store, fals
     const amend = (change: Partial<AmendKeys>): Promise<void> => volume.amend({ state: 'active', force: false, ...change });
     const opens = async (passphrase: string): Promise<boolean> => (await (await open(store)).unlock(bytes(passphrase))) !== undefined;
     expect(await opens('second')).toBe(false);
-    await amend({ newPassphrase: bytes('second'), iterTime: 1 });
+    await amend({ newPassphrase: () => bytes('second'), iterTime: 1 });
     expect([await opens('first'), await opens('second')]).toEqual([true, true]);
     await expect(amend({})).rejects.toThrow("'new-secret' is required to activate a keyslot");
-    await expect(amend({ newPassphrase: bytes('x'), keyslot: 1 })).rejects.toThrow('Refusing to overwrite active keyslot 1 - please erase it first');
-    await expect(amend({ newPassphrase: bytes('x'), keyslot: -1 })).rejects.toThrow('Invalid keyslot 4294967295 specified');
+    await expect(amend({ newPassphrase: () => bytes('x'), keyslot: 1 })).rejects.toThrow('Refusing to overwrite active keyslot 1 - please erase it first');
+    await expect(amend({ newPassphrase: () => bytes('x'), keyslot: -1 })).rejects.toThrow('Invalid keyslot 4294967295 specified');
     await expect(amend({ state: 'inactive' })).rejects.toThrow('To erase keyslot(s), either explicit keyslot index or the password');
     await expect(amend({ state: 'inactive', keyslot: 5 })).rejects.toThrow('Given keyslot 5 is already erased (inactive) ');
-    await expect(amend({ state: 'inactive', keyslot: 0, oldPassphrase: bytes('second') })).rejects.toThrow("Given keyslot 0 doesn't contain the given old password");
-    await expect(amend({ state: 'inactive', oldPassphrase: bytes('x') })).rejects.toThrow('No keyslots match given (old) password for erase operation');
-    await amend({ state: 'inactive', oldPassphrase: bytes('first') });
+    await expect(amend({ state: 'inactive', keyslot: 0, oldPassphrase: () => bytes('second') })).rejects.toThrow("Given keyslot 0 doesn't contain the given old password");
+    await expect(amend({ state: 'inactive', oldPassphrase: () => bytes('x') })).rejects.toThrow('No keyslots match given (old) password for erase operation');
+    await amend({ state: 'inactive', oldPassphrase: () => bytes('first') });
     expect([await opens('first'), await opens('second')]).toEqual([false, true]);
     await expect(amend({ state: 'inactive', keyslot: 1 })).rejects.toThrow('Attempt to erase the only active keyslot 1');
-    await expect(amend({ state: 'inactive', oldPassphrase: bytes('second') })).rejects.toThrow('All the active keyslots match the (old) password');
-    await amend({ newPassphrase: bytes('third'), keyslot: 1, iterTime: 1, force: true });
+    await expect(amend({ state: 'inactive', oldPassphrase: () => bytes('second') })).rejects.toThrow('All the active keyslots match the (old) password');
+    await amend({ newPassphrase: () => bytes('third'), keyslot: 1, iterTime: 1, force: true });
     expect([await opens('second'), await opens('third')]).toEqual([false, true]);
     await amend({ state: 'inactive', keyslot: 1, force: true });
     expect(await opens('third')).toBe(false);
@@ -85,7 +85,7 @@ describe.each([['LUKS1', newLuks1, (store: HeaderStore) => openLuks1(store, fals
     const image = await make('first');
     const before = image.slice();
     const volume = (await (await open(storeOf(image))).unlock(bytes('first')))!;
-    await volume.amend({ state: 'active', newPassphrase: bytes('second'), iterTime: 1, force: false });
+    await volume.amend({ state: 'active', newPassphrase: () => bytes('second'), iterTime: 1, force: false });
     await volume.amend({ state: 'inactive', keyslot: 0, force: false });
     // the header as it was, over what the key material is now
     image.set(before.subarray(0, name === 'LUKS2' ? 32_768 : 4096));
@@ -105,20 +105,25 @@ describe('a LUKS2 header', () => {
     await expect(openLuks2(storeOf(damaged), false)).rejects.toThrow('Both copies of the LUKS2 header are damaged');
     const volume = (await (await openLuks2(storeOf(image), false)).unlock(bytes('open')))!;
     const old = image.slice(0, 16_384);
-    await volume.amend({ state: 'active', newPassphrase: bytes('more'), iterTime: 1, force: false });
+    await volume.amend({ state: 'active', newPassphrase: () => bytes('more'), iterTime: 1, force: false });
     image.set(old);
     expect(await (await openLuks2(storeOf(image), false)).unlock(bytes('more'))).toBeDefined();
   }, 120_000);
 
-  it('that requires what is not known is refused by name', async () => {
-    const { metadata } = read(await newLuks2('open'));
-    const config = { ...(metadata['config'] as JsonObject), requirements: { mandatory: ['online-reencrypt-v2'] } };
+  it.each<[string, (metadata: JsonObject) => JsonObject]>([
+    ["LUKS2 requirement 'online-reencrypt-v2' is not supported",
+      (metadata) => ({ ...metadata, config: { ...(metadata['config'] as JsonObject), requirements: { mandatory: ['online-reencrypt-v2'] } } })],
+    ['LUKS2 with data integrity protection is not supported', (metadata) => {
+      const { 0: segment } = metadata['segments'] as { 0: JsonObject };
+      return { ...metadata, segments: { 0: { ...segment, integrity: { type: 'hmac(sha256)', journal_encryption: 'none', journal_integrity: 'none' } } } };
+    }],
+  ])('that asks for what there is not is refused by name: %s', async (text, edit) => {
     const header = read(await newLuks2('open'));
-    const image = serialiseLuks2({ ...header, metadata: { ...metadata, config } }, false, new Uint8Array(64));
+    const image = serialiseLuks2({ ...header, metadata: edit(header.metadata) }, false, new Uint8Array(64));
     const { checksumField, checksumOf } = await import('./luks2-header.js');
     const { digest } = await import('../platform/cryptography.js');
     checksumField(image).set(checksumOf(image, (content) => digest('sha256', content)));
-    await expect(openLuks2(storeOf(image), false)).rejects.toThrow("LUKS2 requirement 'online-reencrypt-v2' is not supported");
+    await expect(openLuks2(storeOf(image), false)).rejects.toThrow(text);
   }, 60_000);
 
   it('with any value in its metadata replaced is read or refused, never misread', async () => {

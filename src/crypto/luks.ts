@@ -85,9 +85,9 @@ export function cipherOptions(options: OptionValues, prefix: string): Pick<NewLu
 /** What amend options ask for, under names that begin with `prefix`. @throws BlockError */
 export function amendOptions(options: OptionValues, prefix: string, find: FindObject, force: boolean): AmendKeys {
   const value = (name: string): OptionValue => options[prefix + name];
-  const passphrase = (name: string): Uint8Array | undefined => {
+  const passphrase = (name: string): (() => Uint8Array) | undefined => {
     const id = value(name);
-    return typeof id === 'string' ? findPassphrase(id, find) : undefined;
+    return typeof id === 'string' ? () => findPassphrase(id, find) : undefined;
   };
   const number = (name: string): number | undefined => {
     const given = value(name);

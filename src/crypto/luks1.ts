@@ -1,10 +1,10 @@
 /** LUKS1 volumes: making them, unlocking them, changing their keyslots. */
-import { BlockError, Errno } from '../block/errors.js';
+import { BlockError, Errno, strerror } from '../block/errors.js';
 import type { OptionValue } from '../block/options.js';
 import { digestSize, equalSecrets, pbkdf2, pbkdf2Rate, randomBytes, randomUuid } from '../platform/cryptography.js';
 import { merge, split } from './anti-forensic.js';
 import { describeCipher, modeName, type ChosenCipher } from './cipher-names.js';
-import { planKeyslots } from './keyslot-rules.js';
+import { fillKeyslot, planKeyslots } from './keyslot-rules.js';
 import {
   keyslotCount, keyslotOffset, luks1HeaderSize, luks1Size, materialSize, parseLuks1, serialiseLuks1, stripeCount,
   type Luks1Header, type Luks1Keyslot,
@@ -65,9 +65,15 @@ function newMasterKey(length: number): Uint8Array {
 export function pbkdf2Iterations(hash: string, length: number, iterTime: number | undefined, share: number): number {
   // A time of 0 is no time, as the peer has it.
   const time = iterTime === undefined || iterTime === 0 ? defaultIterTime : iterTime;
-  const iterations = Math.floor(pbkdf2Rate(hash, length) * time / 1000 / share);
-  if (iterations > mostIterations) throw new BlockError('INVALID_ARGUMENT', `PBKDF iterations ${iterations} larger than ${mostIterations}`, { errno: Errno.ERANGE });
+  const rate = pbkdf2Rate(hash, length);
+  if (rate * (time < 0 ? time + 2 ** 64 : time) >= 2 ** 64) throw tooMany(`${rate} too large to scale`);
+  const iterations = Math.floor(rate * time / 1000 / share);
+  if (iterations > mostIterations) throw tooMany(`${iterations} larger than ${mostIterations}`);
   return Math.max(fewestIterations, iterations);
+}
+
+function tooMany(reason: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', `PBKDF iterations ${reason}: ${strerror(Errno.ERANGE)}`, { errno: Errno.ERANGE });
 }
 
 function emptyKeyslot(offset: number): Luks1Keyslot {
@@ -170,7 +176,7 @@ export class Luks1Volume implements LuksVolume {
       count: keyslotCount, active, taken: active,
       opens: async (index, passphrase) => (await this.#open(index, passphrase)) !== undefined,
     }, change);
-    if ('fill' in plan) await this.activate(plan.fill, plan.passphrase, masterKey, plan.iterTime);
+    if ('fill' in plan) await fillKeyslot(plan.fill, () => this.activate(plan.fill, plan.passphrase, masterKey, plan.iterTime));
     else for (const index of plan.erase) await this.#erase(index);
   }
 }

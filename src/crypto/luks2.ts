@@ -5,7 +5,7 @@ import { argon2, type Argon2Cost } from '../platform/argon2.js';
 import { digest, digestSize, equalSecrets, pbkdf2, randomBytes, randomUuid } from '../platform/cryptography.js';
 import { merge, split } from './anti-forensic.js';
 import { describeCipher, modeName, type ChosenCipher } from './cipher-names.js';
-import { planKeyslots } from './keyslot-rules.js';
+import { fillKeyslot, planKeyslots } from './keyslot-rules.js';
 import { defaultIterTime, digestShare, pbkdf2Iterations } from './luks1.js';
 import { stripeCount } from './luks1-header.js';
 import {
@@ -269,7 +269,7 @@ export class Luks2Volume implements LuksVolume {
     const id = String(plan.fill);
     const [{ hash, kdf } = { hash: 'sha256', kdf: { type: 'argon2id' as const } }] = keyslots.values();
     const replaced = readKeyslot(this.#header.metadata, id);
-    await this.activate(id, plan.passphrase, masterKey, { hash, iterTime: plan.iterTime, kdf: kdf.type });
+    await fillKeyslot(plan.fill, () => this.activate(id, plan.passphrase, masterKey, { hash, iterTime: plan.iterTime, kdf: kdf.type }));
     // The new key material has room of its own: what it replaces is wiped once it is in force.
     if (replaced !== undefined) await this.#wipe(replaced);
   }

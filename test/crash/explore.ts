@@ -20,6 +20,8 @@ export interface CrashSetup {
   readonly growsFrom?: number;
   /** The image shrinks to this size behind the workload, is written to, grows back to `size`, and is written to again. A multiple of 512. */
   readonly shrinksTo?: number;
+  /** While the image has shrunk and not grown back, so many bytes behind its smaller size may hold anything. */
+  readonly cutOffMayChange?: number;
   readonly createOptions: Readonly<Record<string, OptionValue>>;
   readonly openOptions?: Readonly<Record<string, unknown>>;
   readonly seed: number;
@@ -64,7 +66,7 @@ process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
 
 /** Resolves with the failures found: one line each, with what rebuilds the state. */
 export async function explore(setup: CrashSetup): Promise<string[]> {
-  const { recording, history } = await workload(setup);
+  const { recording, history, shrinking } = await workload(setup);
   const random = seededRandom(setup.seed * 7 + 3);
   const failures: string[] = [];
   const states = crashStates(recording, random);
@@ -82,6 +84,8 @@ export async function explore(setup: CrashSetup): Promise<string[]> {
       const content = await readBack(setup, state.image).catch((error: unknown) => String(error));
       if (typeof content === 'string') failures.push(`${where}: cannot be read: ${content}`);
       else if (setup.contentMayBeLost !== true) {
+        const { shrinksTo = 0, cutOffMayChange = 0 } = setup;
+        if (state.time > shrinking.from && state.time < shrinking.to) content.fill(0, shrinksTo, shrinksTo + cutOffMayChange);
         const illegal = history.firstIllegal(content, state.time);
         if (illegal !== undefined) failures.push(`${where}: guest offset ${illegal} holds what was never there or lost what was flushed`);
       }
@@ -93,7 +97,7 @@ export async function explore(setup: CrashSetup): Promise<string[]> {
   return failures;
 }
 
-async function workload(setup: CrashSetup): Promise<{ recording: Recording; history: GuestHistory }> {
+async function workload(setup: CrashSetup): Promise<{ recording: Recording; history: GuestHistory; shrinking: { from: number; to: number } }> {
   const recording = new Recording();
   const graph = new BlockGraph({ drivers: new DriverRegistry([setup.driver, recorderDriver(recording), ...setup.parent?.drivers ?? []]) });
   const target = await graph.openBackend({ driver: 'recorder' });
@@ -145,22 +149,25 @@ async function workload(setup: CrashSetup): Promise<{ recording: Recording; hist
       claimed.forEach((sector) => busy.delete(sector));
     }
   };
+  const shrinking = { from: Infinity, to: Infinity };
   const guests = async (): Promise<void> => void await Promise.all([guest(), guest(), guest()]);
   await guests();
   if (setup.shrinksTo !== undefined) {
     // what is cut off may turn to zeroes before the size changes
     const acknowledge = history.write(setup.shrinksTo, new Uint8Array(setup.size - setup.shrinksTo), recording.time);
+    shrinking.from = recording.time;
     await disk.resize(setup.shrinksTo);
     allowed += setup.requests / 4;
     await guests();
     await disk.resize(setup.size, { zeroNew: true });
     acknowledge(recording.time);
+    shrinking.to = recording.time;
     allowed += setup.requests / 4;
     await guests();
   }
   await disk.close();
   await graph.close();
-  return { recording, history };
+  return { recording, history, shrinking };
 }
 
 /** Sectors that tell which request wrote them. */

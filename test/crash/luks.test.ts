@@ -33,13 +33,13 @@ describe.each(versions)('$name after a power cut', ({ make, open }) => {
     const recording = new Recording(await make(stays));
     const disk = await attach(recording);
     const first = (await (await open(disk)).unlock(stays))!;
-    await first.amend({ state: 'active', newPassphrase: goes, iterTime: 1, force: false });
+    await first.amend({ state: 'active', newPassphrase: () => goes, iterTime: 1, force: false });
     recording.reset();
     recording.random = seededRandom(testSeed);
     const volume = (await (await open(disk)).unlock(stays))!;
-    await volume.amend({ state: 'active', newPassphrase: comes, iterTime: 1, force: false });
+    await volume.amend({ state: 'active', newPassphrase: () => comes, iterTime: 1, force: false });
     const added = recording.time;
-    await volume.amend({ state: 'inactive', oldPassphrase: goes, force: false });
+    await volume.amend({ state: 'inactive', oldPassphrase: () => goes, force: false });
     const sector = new Uint8Array(512).fill(7);
     const expected = new Uint8Array(512);
     volume.cipher.encrypt(9, sector, expected);

@@ -1,6 +1,6 @@
 /** LUKS and encrypted qcow2 between us, both QEMUs, cryptsetup and nbdkit: passphrases, keyslots, detached headers, LUKS2. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { content } from '../support/disk-model.js';
 import { ToolFolder } from '../support/our-tools.js';
 import { havePeers, oracleTool } from '../support/peers.js';
@@ -104,6 +104,29 @@ describe.skipIf(!havePeers('cryptsetup'))('with cryptsetup', () => {
     expect(status, stderr).toBe(0);
     folder.succeed(folder.tool('qemu-img'), ['convert', ...secrets, ...keyed('luks', 'volume2'), '-O', 'raw', 'plain']);
     expect(Buffer.compare(readFileSync(folder.file('plain')).subarray(0, size), disk.subarray(0, size))).toBe(0);
+  }, 240_000);
+
+  it.each([
+    ['re-encryption', ['--resilience', 'checksum']], ['re-encryption with a journal', ['--resilience', 'journal']],
+    ['encryption in place', ['--encrypt', '--type', 'luks2', '--reduce-device-size', '32M']],
+    ['decryption', ['--decrypt', '--header', 'moving.header', '--force-offline-reencrypt']],
+  ])('a volume in the middle of its %s is refused by name, and left alone', (_, parameters) => {
+    const kdf = ['--pbkdf', 'pbkdf2', '--pbkdf-force-iterations', '1000', '--key-file', '-'];
+    writeFileSync(folder.file('moving'), new Uint8Array(48 << 20));
+    rmSync(folder.file('moving.header'), { force: true });
+    const steps = [...(parameters.includes('--encrypt') ? [] : [['luksFormat', '--type', 'luks2', ...kdf, 'moving']]), ['reencrypt', '--init-only', ...parameters, ...kdf, 'moving']];
+    for (const step of steps) {
+      const { status, stderr } = folder.run('cryptsetup', ['-q', ...step], { input: 'first' });
+      expect(status, stderr).toBe(0);
+    }
+    const header = parameters.includes('--header') ? 'moving.header' : 'moving';
+    const before = [readFileSync(folder.file('moving')), readFileSync(folder.file(header))];
+    const opened = ['--image-opts', `${keyed('luks', 'moving')[1]!}${header === 'moving' ? '' : `,header.filename=${header}`}`];
+    for (const request of [['-r', '-c', 'read 0 4k'], ['-c', 'write 0 4k']]) {
+      expect(folder.run(folder.tool('qemu-io'), [...secrets, ...opened, ...request]))
+        .toMatchObject({ status: 1, stderr: expect.stringMatching(/LUKS2 requirement 'online-reencrypt(-v\d)?' is not supported/) as string });
+    }
+    expect([readFileSync(folder.file('moving')), readFileSync(folder.file(header))].every((bytes, index) => bytes.equals(before[index]!))).toBe(true);
   }, 240_000);
 
   it('data that we wrote as LUKS2 is decrypted by it', () => {

@@ -4,10 +4,13 @@ import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'n
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/block/create.js';
 import { BlockGraph } from '../../src/block/graph.js';
+import { DirtyBitmap } from '../../src/block/dirty-bitmap.js';
 import { createRegistry } from '../../src/drivers.js';
 import { applySteps, content, DiskModel, stepParameters, type Step } from '../support/disk-model.js';
 import { runHere } from '../support/in-process.js';
+import { TestFolder } from '../support/nbd-servers.js';
 import { ToolFolder } from '../support/our-tools.js';
+import { bitmapName, withBitmap } from '../support/parallels-maker.js';
 import { havePeers, oracleTool } from '../support/peers.js';
 
 const MiB = 1 << 20;
@@ -60,27 +63,8 @@ function makeOld(file: string): void {
 }
 
 /** Puts a format extension with one bitmap, or what `edit` makes of it, into an empty image of 64-KiB clusters. */
-function extend(file: string, disk: number, edit: (feature: Buffer, cluster: Buffer) => void = () => undefined): void {
-  const clusterSize = 65_536;
-  const image = readFileSync(file);
-  const start = image.readUInt32LE(48) * 512;
-  const grown = Buffer.concat([image.subarray(0, start), Buffer.alloc(2 * clusterSize)]);
-  grown.writeBigUInt64LE(BigInt(start / 512), 56);
-  const bits = Math.ceil(disk / 65_536);
-  for (let bit = 0; bit < bits; bit += 3) grown[start + clusterSize + (bit >>> 3)]! |= 1 << (bit & 7);
-  const cluster = grown.subarray(start, start + clusterSize);
-  const feature = cluster.subarray(24);
-  feature.writeBigUInt64LE(0x2038_5fae_252c_b34an, 0);
-  feature.writeUInt32LE(40, 16);
-  feature.writeBigUInt64LE(BigInt(disk / 512), 24);
-  Buffer.from('e4f2eed037fe4539b50b85d2e7fd235f', 'hex').copy(feature, 32);
-  feature.writeUInt32LE(128, 48);
-  feature.writeUInt32LE(1, 52);
-  feature.writeBigUInt64LE(BigInt((start + clusterSize) / 512), 56);
-  cluster.writeBigUInt64LE(0xab23_4cef_23dc_ea87n, 0);
-  edit(feature, cluster);
-  createHash('md5').update(cluster.subarray(24)).digest().copy(cluster, 8);
-  writeFileSync(file, grown);
+function extend(file: string, disk: number, edit?: (feature: Buffer, cluster: Buffer) => void): void {
+  writeFileSync(file, withBitmap(readFileSync(file), disk, edit));
 }
 
 describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
@@ -193,23 +177,55 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
     }
   });
 
-  it('a write gives stored bitmaps up, and leaves an image that others can open', async () => {
+  /** The bitmap's dirty bytes as another reader has them. */
+  async function dirtyByPeer(file: string): Promise<[number, number][]> {
+    const servers = new TestFolder();
+    try {
+      const { socket } = await servers.serve(oracleTool('qemu-nbd')!, (path) => ['-r', '-t', '-f', 'parallels', '-k', path, '-B', bitmapName, file]);
+      const map = folder.succeed(oracleTool('qemu-img')!, ['map', '--output=json', '--image-opts',
+        `driver=nbd,server.type=unix,server.path=${socket},x-dirty-bitmap=qemu:dirty-bitmap:${bitmapName}`]);
+      return (JSON.parse(map) as { start: number; length: number; data: boolean }[]).filter(({ data }) => !data).map(({ start, length }) => [start, start + length]);
+    } finally {
+      await servers.remove();
+    }
+  }
+
+  it('writes are recorded by stored bitmaps, which others read then, and sizes may change', async () => {
     const file = folder.file('extended.hds');
     await make(file, 4 * MiB, 65_536);
     extend(file, 4 * MiB);
-    const opened = graph();
-    const disk = await opened.openBackend(file, { driver: 'parallels', readOnly: true });
-    expect([...disk.node.bitmaps.values()].map(({ name, granularity, count }) => ({ name, granularity, count })))
-      .toEqual([{ name: 'e4f2eed0-37fe-4539-b50b-85d2e7fd235f', granularity: 65_536, count: 22 * 65_536 }]);
-    await disk.close();
-    await opened.close();
-    await change(file, [{ kind: 'write', offset: 70_000, length: 200_000, seed: 6 }]);
-    for (const { img } of peers) {
-      folder.succeed(img, ['convert', '-f', 'parallels', '-O', 'raw', file, 'out.raw']);
-      expect(same(readFileSync(folder.file('out.raw')), await contentOf(file))).toBe(true);
-      expect(folder.succeed(img, ['check', '-f', 'parallels', file])).toContain('No errors were found');
+    const before = readFileSync(file);
+    await change(file, []);
+    expect(same(readFileSync(file), before)).toBe(true);
+    const expected = new DirtyBitmap({ granularity: 65_536, size: 4 * MiB });
+    for (let bit = 0; bit < 64; bit += 3) expected.set(bit * 65_536, 1);
+    for (const [offset, length, grown] of [[70_000, 200_000, 0], [3 * MiB, MiB, 0], [MiB, 1, 64 * 1024], [0, 4 * MiB, 0]] as const) {
+      const opened = graph();
+      const disk = await opened.openBackend(file, { driver: 'parallels' });
+      if (grown > 0) await disk.resize(disk.size + grown, { zeroNew: true });
+      expected.resize(disk.size);
+      await disk.write(offset, content(length, length));
+      expected.set(offset, length);
+      await disk.close();
+      await opened.close();
+      const dirty = [...expected.ranges()].map((range) => [range.offset, range.offset + range.length]);
+      if (oracleTool('qemu-nbd') !== undefined) expect(await dirtyByPeer(file)).toEqual(dirty);
+      for (const { img } of peers) {
+        folder.succeed(img, ['convert', '-f', 'parallels', '-O', 'raw', file, 'out.raw']);
+        expect(same(readFileSync(folder.file('out.raw')), await contentOf(file))).toBe(true);
+        expect(folder.succeed(img, ['check', '-f', 'parallels', file])).toContain('No errors were found');
+      }
     }
-  });
+    for (const parameters of [['bitmap', '--clear'], ['check', '-r', 'all'], ['bitmap', '--remove']]) {
+      const [verb, ...rest] = parameters;
+      const given = verb === 'check' ? ['-f', 'parallels', file] : ['-f', 'parallels', file, bitmapName];
+      expect(await runHere('qemu-img', [verb!, ...rest, ...given])).toMatchObject({ status: 0 });
+      const opened = graph();
+      const disk = await opened.openBackend(file, { driver: 'parallels', readOnly: true });
+      expect([...disk.node.bitmaps.values()].map(({ count }) => count)).toEqual(rest[0] === '--remove' ? [] : [0]);
+      await opened.close();
+    }
+  }, 240_000);
 
   const guid = (digit: number): string => `{00000000-0000-0000-0000-${String(digit).padStart(12, '0')}}`;
   function describeBundle(storages: readonly { readonly end: number; readonly images: readonly (readonly [number, string])[] }[], shots = '', extra = ''): string {

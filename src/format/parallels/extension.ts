@@ -30,45 +30,110 @@ interface BitmapFeature {
 }
 
 /**
- * The bitmaps stored in an image.
+ * The bitmaps stored in an image, all of them and nothing else. The places that the extension takes are reserved.
  * @throws BlockError CORRUPT_IMAGE | UNSUPPORTED_FEATURE with the peer's texts
  */
 export function* readBitmaps(image: ParallelsImage): Steps<DirtyBitmap[]> {
   const bitmaps: DirtyBitmap[] = [];
+  reserve(image, image.header.extensionOffset * sectorSize);
   for (const { magic, flags, data } of yield* readFeatures(image)) {
     if (flags !== 0n) throw new BlockError('UNSUPPORTED_FEATURE', 'Flags for extension feature are unsupported');
     if (magic !== bitmapMagic) throw new BlockError('UNSUPPORTED_FEATURE', `Unknown feature: 0x${magic.toString(16)}`);
-    const feature = parseBitmap(data, image);
-    if (bitmaps.some(({ name }) => name === feature.name)) throw corrupt(`Bitmap already exists: ${feature.name}`);
-    bitmaps.push(yield* loadBitmap(feature, image));
+    bitmaps.push(yield* loadBitmap(data, image, bitmaps));
   }
   return bitmaps;
 }
 
 /**
- * Finds the places an extension takes, for a writer to whom it says nothing.
+ * The bitmaps that a writer keeps, and whether it keeps all there is: other features, and whatever is broken, the first write gives up.
+ * The places that the extension takes are reserved until then, as far as it can be read.
  * @throws BlockError UNSUPPORTED_FEATURE where it holds something that must not be ignored
  */
-export function* reservePlaces(image: ParallelsImage): Steps<void> {
-  const { clusterSize, start, file, reserved } = image;
-  const reserve = (offset: number): void => {
-    if (offset >= start && offset + clusterSize <= file.size) reserved.push({ offset, length: clusterSize });
-  };
-  reserve(image.header.extensionOffset * sectorSize);
+export function* readKeptBitmaps(image: ParallelsImage): Steps<{ bitmaps: DirtyBitmap[]; complete: boolean }> {
+  const bitmaps: DirtyBitmap[] = [];
+  let complete = true;
+  reserve(image, image.header.extensionOffset * sectorSize);
   try {
     for (const { magic, flags, data } of yield* readFeatures(image)) {
       if ((flags & necessary) !== 0n) throw new BlockError('UNSUPPORTED_FEATURE', 'Flags for extension feature are unsupported');
-      if (magic !== bitmapMagic) continue;
-      const { table } = parseBitmap(data, image);
-      for (let at = 0; at < table.byteLength; at += 8) {
-        const sector = table.getBigUint64(at, true);
-        if (sector > allDirty) reserve(Number(sector) * sectorSize);
+      if (magic !== bitmapMagic || flags !== 0n) complete = false;
+      else bitmaps.push(yield* loadBitmap(data, image, bitmaps));
+    }
+    return { bitmaps, complete };
+  } catch (error) {
+    if (!(error instanceof BlockError) || error.code !== 'CORRUPT_IMAGE') throw error;
+    return { bitmaps: [], complete: false };
+  }
+}
+
+function reserve({ clusterSize, start, file, reserved }: ParallelsImage, offset: number): void {
+  if (offset >= start && offset + clusterSize <= file.size) reserved.push({ offset, length: clusterSize });
+}
+
+/**
+ * Writes an extension with these bitmaps to new clusters. The header in memory names it then; it is not written.
+ * @throws BlockError where there is no room; nothing is taken then
+ */
+export function* writeExtension(image: ParallelsImage, bitmaps: readonly DirtyBitmap[]): Steps<void> {
+  const { clusterSize } = image;
+  const places: number[] = [];
+  const allocate = function* (): Steps<number> {
+    const { host } = yield* image.allocate(1, undefined);
+    places.push(host);
+    return host;
+  };
+  const cluster = new Uint8Array(clusterSize);
+  const view = viewOf(cluster);
+  try {
+    let at = clusterHeaderSize;
+    for (const bitmap of bitmaps) {
+      const pieces = Math.ceil(bitmap.storedBytes / clusterSize);
+      const length = bitmapHeaderSize + pieces * 8;
+      if (at + featureHeaderSize + length + featureHeaderSize > clusterSize) {
+        throw new BlockError('NO_SPACE', 'The format extension has no room for so large bitmaps', { errno: Errno.ENOSPC });
+      }
+      view.setBigUint64(at, bitmapMagic, true);
+      view.setUint32(at + 16, length, true);
+      at += featureHeaderSize;
+      view.setBigUint64(at, BigInt(bitmap.size / sectorSize), true);
+      cluster.set(uuidBytes(bitmap.name), at + 8);
+      view.setUint32(at + 24, bitmap.granularity / sectorSize, true);
+      view.setUint32(at + 28, pieces, true);
+      at += bitmapHeaderSize;
+      for (let index = 0; index < pieces; index++, at += 8) {
+        const piece = bitmap.serialise(index * clusterSize, clusterSize);
+        if (piece === 'zeroes') continue;
+        let entry = allDirty;
+        if (piece !== 'ones') {
+          const place = yield* allocate();
+          yield* wait(image.file.write(place, piece));
+          entry = BigInt(place / sectorSize);
+        }
+        view.setBigUint64(at, entry, true);
       }
     }
+    view.setBigUint64(0, extensionMagic, true);
+    cluster.set(md5(cluster.subarray(clusterHeaderSize)), 8);
+    const place = yield* allocate();
+    yield* wait(image.file.write(place, cluster));
+    yield* putDataBehind(image, Math.max(...places) + clusterSize);
+    image.header = { ...image.header, extensionOffset: place / sectorSize };
+    for (const offset of places) reserve(image, offset);
   } catch (error) {
-    // A broken extension is given up by the first write, as a sound one is.
-    if (!(error instanceof BlockError) || error.code !== 'CORRUPT_IMAGE') throw error;
+    for (const host of places) image.cancel(host, 1);
+    throw error;
   }
+}
+
+/** The peer takes what follows the last cluster of data for surplus, and its repair cuts it off: such a cluster has to lie at `end`. */
+function* putDataBehind(image: ParallelsImage, end: number): Steps<void> {
+  yield* image.flushTables();
+  const { last } = yield* image.survey();
+  if (last === undefined) return;
+  const host = yield* image.hostOfNow(last);
+  if (host >= end) return;
+  yield* image.moveCluster(last, end);
+  image.free(image.clustersOf(host, image.clusterSize));
 }
 
 function* readFeatures(image: ParallelsImage): Steps<Feature[]> {
@@ -122,7 +187,9 @@ function parseBitmap(data: Uint8Array, image: ParallelsImage): BitmapFeature {
   return { name: uuid(data.subarray(8, 24)), granularity, table: viewOf(data.subarray(bitmapHeaderSize, bitmapHeaderSize + pieces * 8)) };
 }
 
-function* loadBitmap({ name, granularity, table }: BitmapFeature, image: ParallelsImage): Steps<DirtyBitmap> {
+function* loadBitmap(data: Uint8Array, image: ParallelsImage, others: readonly DirtyBitmap[]): Steps<DirtyBitmap> {
+  const { name, granularity, table } = parseBitmap(data, image);
+  if (others.some((other) => other.name === name)) throw corrupt(`Bitmap already exists: ${name}`);
   const bitmap = new DirtyBitmap({ name, granularity, size: image.size });
   const { clusterSize, file } = image;
   const piece = new Uint8Array(Math.min(clusterSize, bitmap.storedBytes, file.size));
@@ -136,17 +203,22 @@ function* loadBitmap({ name, granularity, table }: BitmapFeature, image: Paralle
       continue;
     }
     const offset = Number(sector) * sectorSize;
+    reserve(image, offset);
     if (offset + length > file.size) throw corrupt('Failed to read bitmap data cluster');
     yield* wait(file.read(offset, piece.subarray(0, length)));
     bitmap.deserialise(position, piece, length);
   }
-  Object.assign(bitmap, { enabled: false, readOnly: true, persistent: true });
+  bitmap.persistent = true;
   return bitmap;
 }
 
 function uuid(bytes: Uint8Array): string {
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join('-');
+}
+
+function uuidBytes(name: string): Uint8Array {
+  return Uint8Array.from(name.replaceAll('-', '').match(/../g)!, (byte) => parseInt(byte, 16));
 }
 
 function corrupt(message: string): BlockError {

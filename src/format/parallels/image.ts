@@ -36,6 +36,8 @@ export interface Survey {
   readonly fragmented: number;
   /** Byte behind the last cluster in use. */
   readonly end: number;
+  /** Entry of the guest's last cluster on disk, if it has any. */
+  readonly last: number | undefined;
 }
 
 export class ParallelsImage {
@@ -118,14 +120,17 @@ export class ParallelsImage {
     }
   }
 
-  /** Marks the image as written to, before the first change. Stored bitmaps, which will not follow, are given up. */
+  /** Marks the image as written to, before the first change. The format extension, which does not follow, is gone then. */
   *claim(): Steps<void> {
     if (this.#claimed) return;
     this.space ??= (yield* this.survey()).space;
     this.header = { ...this.header, inUse: inUseMark, extensionOffset: 0 };
     yield* this.writeHeader();
     this.#claimed = true;
-    for (const { offset, length } of this.reserved.splice(0)) this.#free(this.clustersOf(offset, length));
+    for (const { offset, length } of this.reserved.splice(0).sort((a, b) => b.offset - a.offset)) {
+      yield* wait(offset + length === this.file.size ? this.file.resize(offset) : this.file.discard(offset, length));
+      this.space.free(this.clustersOf(offset, length));
+    }
   }
 
   *writeHeader(): Steps<void> {
@@ -162,15 +167,15 @@ export class ParallelsImage {
     }
   }
 
-  /** Gives a cluster that lies somewhere another place, with what it holds. The old one is not freed. */
-  *moveCluster(cluster: number): Steps<void> {
+  /** Gives a cluster that lies somewhere another place, `at` if that is free, with what it holds. The old one is not freed. */
+  *moveCluster(cluster: number, at?: number): Steps<void> {
     const from = yield* this.hostOfNow(cluster);
     const bytes = new Uint8Array(Math.min(this.clusterSize, 1 << 20));
-    const { host } = yield* this.allocate(1, undefined);
-    for (let at = 0; at < this.clusterSize; at += bytes.length) {
-      const piece = bytes.subarray(0, Math.min(bytes.length, this.clusterSize - at));
-      yield* wait(this.file.read(from + at, piece));
-      yield* wait(this.file.write(host + at, piece));
+    const { host } = yield* this.allocate(1, at);
+    for (let done = 0; done < this.clusterSize; done += bytes.length) {
+      const piece = bytes.subarray(0, Math.min(bytes.length, this.clusterSize - done));
+      yield* wait(this.file.read(from + done, piece));
+      yield* wait(this.file.write(host + done, piece));
     }
     yield* wait(this.file.flush());
     yield* this.link(cluster, 1, host);
@@ -196,11 +201,12 @@ export class ParallelsImage {
       const host = yield* this.hostOfNow(index);
       if (host === 0) continue;
       yield* this.link(index, 1, 0);
-      this.#free(this.clustersOf(host, this.clusterSize));
+      this.free(this.clustersOf(host, this.clusterSize));
     }
   }
 
-  #free(clusters: Clusters): void {
+  /** Room that nothing refers to any more; it is used again after the next flush. */
+  free(clusters: Clusters): void {
     const last = this.#freed.at(-1);
     if (last !== undefined && last.first + last.count === clusters.first) this.#freed[this.#freed.length - 1] = { first: last.first, count: last.count + clusters.count };
     else this.#freed.push(clusters);
@@ -263,6 +269,8 @@ export class ParallelsImage {
     let fragmented = 0;
     let end = start + space.end * clusterSize;
     let previous = 0;
+    let last: number | undefined;
+    let lastHost = 0;
     yield* this.#pages.writeBack();
     const tableEnd = Math.min(this.#tableBytes, file.size - (file.size % 4));
     for (let at = headerSize; at < tableEnd; at += scanSize) {
@@ -288,13 +296,14 @@ export class ParallelsImage {
           continue;
         }
         end = Math.max(end, host + clusterSize);
+        if (host > lastHost) [last, lastHost] = [entry, host];
         const clusters = this.clustersOf(host, clusterSize);
         if (firsts.isUsed(clusters.first)) duplicates.push(entry);
         firsts.use({ first: clusters.first, count: 1 });
         space.use(clusters);
       }
     }
-    return { space, outside, duplicates, allocated, fragmented, end };
+    return { space, outside, duplicates, allocated, fragmented, end, last };
   }
 
   #storePage({ offset, bytes }: CachedTable): MaybePromise<void> {

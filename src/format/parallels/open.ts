@@ -1,10 +1,12 @@
 /** Opening an image. */
 import type { BlockOps, OpenContext } from '../../block/driver.js';
-import { run } from '../../util/steps.js';
+import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import { run, type Steps } from '../../util/steps.js';
+import { ParallelsBitmaps } from './bitmaps.js';
 import { openBundle } from './bundle.js';
 import { prepareWriting } from './check.js';
 import { isDescriptor } from './descriptor.js';
-import { readBitmaps, reservePlaces } from './extension.js';
+import { readBitmaps, readKeptBitmaps } from './extension.js';
 import { headerSize, parseHeader } from './header.js';
 import { ParallelsImage } from './image.js';
 import { ParallelsOps } from './ops.js';
@@ -24,14 +26,15 @@ export async function openParallels(context: OpenContext<ParallelsOptions>): Pro
   });
   const report = (line: string): void => context.report(line, 'note');
   const backing = await context.implicitChild('backing', { kind: 'backing', filename: '', role: 'cow' });
-  const extended = image.header.extensionOffset !== 0;
-  const bitmaps = extended && readOnly ? await run(readBitmaps(image)) : [];
-  if (!readOnly) {
-    if (extended) {
-      context.warn('Format Extension ignored in RW mode');
-      await run(reservePlaces(image));
-    }
-    if (!context.mode.check && !context.mode.noIo) await run(prepareWriting(image, report));
-  }
-  return new ParallelsOps(image, { readOnly, backing, bitmaps, report });
+  const bitmaps = await run(openBitmaps(image, context));
+  if (!readOnly && !context.mode.check && !context.mode.noIo) await run(prepareWriting(image, report));
+  return new ParallelsOps(image, { readOnly, backing, bitmaps: new ParallelsBitmaps(image, bitmaps, readOnly), report });
+}
+
+function* openBitmaps(image: ParallelsImage, { readOnly, warn }: Pick<OpenContext<ParallelsOptions>, 'readOnly' | 'warn'>): Steps<DirtyBitmap[]> {
+  if (image.header.extensionOffset === 0) return [];
+  if (readOnly) return yield* readBitmaps(image);
+  const { bitmaps, complete } = yield* readKeptBitmaps(image);
+  if (!complete) warn('Format Extension ignored in RW mode');
+  return bitmaps;
 }

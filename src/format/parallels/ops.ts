@@ -1,13 +1,12 @@
 /** The open layer: requests on one side, the image's table on the other. */
 import type { BlockChild } from '../../block/child.js';
 import { Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type ResizeOptions } from '../../block/driver.js';
-import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { Facets } from '../../block/facets.js';
 import { MappedFormat, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import type { MaybePromise } from '../../util/maybe.js';
 import { run, wait, type Steps } from '../../util/steps.js';
-import { storedBitmaps } from './bitmaps.js';
+import type { ParallelsBitmaps } from './bitmaps.js';
 import { checkParallels, prepareWriting } from './check.js';
 import type { ParallelsImage } from './image.js';
 import { resizeParallels } from './resize.js';
@@ -21,16 +20,18 @@ export class ParallelsOps extends MappedFormat {
   protected readonly cow: BlockChild | undefined;
   readonly #image: ParallelsImage;
   readonly #facets: Partial<Facets>;
+  readonly #bitmaps: ParallelsBitmaps;
   readonly #report: (line: string) => void;
   #readOnly: boolean;
 
   constructor(image: ParallelsImage, { readOnly, backing, bitmaps, report }: {
-    readonly readOnly: boolean; readonly backing: BlockChild | undefined; readonly bitmaps: readonly DirtyBitmap[]; readonly report: (line: string) => void;
+    readonly readOnly: boolean; readonly backing: BlockChild | undefined; readonly bitmaps: ParallelsBitmaps; readonly report: (line: string) => void;
   }) {
     super();
     this.#image = image;
     this.#readOnly = readOnly;
     this.#report = report;
+    this.#bitmaps = bitmaps;
     this.cow = backing;
     this.clusterSize = image.clusterSize;
     this.limits = { ...unlimited, writeZeroesAlignment: this.clusterSize, discardAlignment: this.clusterSize };
@@ -39,7 +40,7 @@ export class ParallelsOps extends MappedFormat {
       check: {
         check: async ({ repair, report: say = () => undefined }) => image.exclusive(() => run(checkParallels(image, repair, say))),
       },
-      bitmaps: storedBitmaps(bitmaps),
+      bitmaps,
     };
   }
 
@@ -150,12 +151,21 @@ export class ParallelsOps extends MappedFormat {
   override async reopen({ readOnly }: { readonly readOnly: boolean }): Promise<void> {
     if (readOnly === this.#readOnly) return;
     const image = this.#image;
-    await image.exclusive(() => run(readOnly ? image.shutDown() : prepareWriting(image, this.#report)));
+    await image.exclusive(() => run(readOnly ? this.#shutDown() : prepareWriting(image, this.#report)));
+    this.#bitmaps.follow(readOnly);
     this.#readOnly = readOnly;
   }
 
   async close(): Promise<void> {
-    await this.#image.exclusive(() => run(this.#image.shutDown()));
+    await this.#image.exclusive(() => run(this.#shutDown()));
+  }
+
+  *#shutDown(): Steps<void> {
+    try {
+      if (!this.#readOnly) yield* this.#bitmaps.store();
+    } finally {
+      yield* this.#image.shutDown();
+    }
   }
 }
 

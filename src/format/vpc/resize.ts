@@ -18,7 +18,10 @@ export async function resizeSparse(image: SparseImage, size: number, { prealloca
   await image.exclusive(() => run(size > image.size ? grow(image, size) : shrink(image, size)));
 }
 
-/** Resolves with the new footer. */
+/**
+ * Resolves with the new footer. A disk that shrinks has both footers in its file for a moment, the new one inside what is cut off: were the
+ * file cut first, a power cut could leave it without any.
+ */
 export async function resizeFixed(file: BlockChild, footer: Footer, from: number, size: number, { preallocation }: ResizeOptions): Promise<Footer> {
   requireSize(size);
   const next = footerForSize(footer, size);
@@ -29,7 +32,10 @@ export async function resizeFixed(file: BlockChild, footer: Footer, from: number
   if (size > from) {
     await file.writeZeroes(from, Math.min(size, former) - from);
     await file.flush();
-  } else await file.resize(size + footerSize);
+  } else {
+    await file.resize(size + footerSize);
+    await file.flush();
+  }
   return next;
 }
 
