@@ -251,7 +251,7 @@ export class BlockGraph {
     if (driver !== undefined && 'filename' in driver.options) return { ...given, filename };
     const { file = {} } = given;
     if (!isDictionary(file) || 'filename' in file) throw new BlockError('INVALID_ARGUMENT', "Can't specify 'file' and 'filename' options at the same time");
-    return { ...given, file: 'driver' in file ? this.withFilename(filename, file as Options) : mergeOptions(this.#protocolOptions(filename), file) };
+    return { ...given, file: 'driver' in file ? this.withFilename(filename, file) : mergeOptions(this.#protocolOptions(filename), file) };
   }
 
   async #openSpec(spec: OpenSpec, driver: string | undefined, inherited: Inherited): Promise<BlockNode> {
