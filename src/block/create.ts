@@ -42,7 +42,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
   if (!create) throw new BlockError('NOT_SUPPORTED', `Format driver '${format.name}' does not support image creation`);
   const protocol = protocolOf(graph, filename);
   const createFile = protocol.createFile?.bind(protocol);
-  if (!createFile) throw new BlockError('NOT_SUPPORTED', `Protocol driver '${protocol.name}' does not support image creation, and opening the image failed`, { filename });
+  if (!createFile) throw new BlockError('NOT_SUPPORTED', `Protocol driver '${protocol.name}' does not support image creation`, { filename });
   const fields = createFields(format, protocol);
   for (const key of Object.keys(options)) if (!fields[key]) throw new BlockError('INVALID_ARGUMENT', `Invalid parameter '${key}'`);
   const fileOptions: Record<string, OptionValue> = Object.fromEntries(Object.entries(options).filter(([key]) => protocol.createOptions?.[key] && !format.createOptions?.[key]));
@@ -82,6 +82,6 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
 
 /** The name without a protocol's prefix. */
 function ownName(graph: BlockGraph, name: string, protocol: BlockDriver): string {
-  const own = graph.toOptions(name, protocol.name)['filename'];
+  const own = protocolOf(graph, name) === protocol ? graph.toOptions(name, protocol.name)['filename'] : undefined;
   return typeof own === 'string' ? own : name;
 }

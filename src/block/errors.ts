@@ -113,3 +113,10 @@ const texts: Readonly<Record<number, string>> = {
   108: 'Cannot send after transport endpoint shutdown', 110: 'Connection timed out', 111: 'Connection refused', 112: 'Host is down',
   113: 'No route to host', 115: 'Operation now in progress', 123: 'No medium found', 125: 'Operation canceled',
 };
+
+/** Why a protocol whose images cannot be made, only be there, does not take one as a target. */
+export function notTaken(protocol: string, error: unknown): unknown {
+  if (!(error instanceof BlockError)) return error;
+  return new BlockError(error.code, `Protocol driver '${protocol}' does not support creating new images, so an existing image must be selected as the target; `
+    + `however, opening the given target as an existing image failed: ${error.message}`, error.context, error);
+}

@@ -220,7 +220,8 @@ export class BlockGraph {
         const protocol = this.#protocolOptions(spec);
         const named = driver === undefined ? undefined : this.drivers.get(driver);
         if (driver !== undefined && named === undefined) throw unknownDriver(driver);
-        if (named?.kind === 'protocol' || named?.name === protocol['driver']) return { ...protocol, driver: driver! };
+        if (named?.name === protocol['driver']) return protocol;
+        if (named?.kind === 'protocol' || named?.parseFilename) return { ...(named.parseFilename?.(spec) ?? { filename: spec }), driver: named.name };
         options = { file: protocol };
       }
     } else {
@@ -241,27 +242,23 @@ export class BlockGraph {
     return { driver: driver.name, ...(driver.parseFilename ? driver.parseFilename(filename) : { filename: filename.slice(prefix.length + 1) }) };
   }
 
-  /**
-   * Moves a filename that stands beside other options to the layer it means: options it says itself give way to those given.
-   * Without a driver it is the file of an image whose format is guessed, or, where a file is expected, that file.
-   */
-  #placeFilename(options: Record<string, unknown>, expectsFile: boolean): Record<string, unknown> {
-    const { filename, ...rest } = options;
-    if (typeof filename !== 'string') return options;
-    const { file } = rest;
-    const driver = typeof rest['driver'] === 'string' ? this.drivers.get(rest['driver']) : undefined;
-    if (driver === undefined ? rest['driver'] !== undefined : 'filename' in driver.options) return options;
-    if (isJsonFilename(filename)) return mergeOptions(this.toOptions(filename), rest);
-    if (driver?.parseFilename) return mergeOptions(driver.parseFilename(filename), rest);
-    if (driver === undefined && expectsFile && file === undefined) return mergeOptions(this.#protocolOptions(filename), rest);
-    if (file === undefined) return { ...rest, file: this.#protocolOptions(filename) };
+  /** The options a name has with those given beside it: options it says itself give way. Without a driver the format is guessed. */
+  withFilename(filename: string, options: Options): Record<string, unknown> {
+    const given = nestOptions(options);
+    if (isJsonFilename(filename)) return mergeOptions(this.toOptions(filename), given);
+    const driver = typeof given['driver'] === 'string' ? this.drivers.get(given['driver']) : undefined;
+    if (driver?.parseFilename) return mergeOptions(driver.parseFilename(filename), given);
+    if (driver !== undefined && 'filename' in driver.options) return { ...given, filename };
+    const { file = {} } = given;
     if (!isDictionary(file) || 'filename' in file) throw new BlockError('INVALID_ARGUMENT', "Can't specify 'file' and 'filename' options at the same time");
-    return { ...rest, file: { ...file, filename } };
+    return { ...given, file: 'driver' in file ? this.withFilename(filename, file) : mergeOptions(this.#protocolOptions(filename), file) };
   }
 
   async #openSpec(spec: OpenSpec, driver: string | undefined, inherited: Inherited): Promise<BlockNode> {
-    const options = this.#placeFilename(this.toOptions(spec, driver), inherited.protocol);
-    return this.#openOptions(options, inherited);
+    const options = this.toOptions(spec, driver);
+    const { filename, ...rest } = options;
+    const isFile = inherited.protocol && typeof filename === 'string' && rest['driver'] === undefined && rest['file'] === undefined;
+    return this.#openOptions(isFile ? mergeOptions(this.#protocolOptions(filename), rest) : options, inherited);
   }
 
   async #openOptions(given: Record<string, unknown>, inherited: Inherited): Promise<BlockNode> {
@@ -417,7 +414,7 @@ export class BlockGraph {
       return named;
     }
     const extra = isDictionary(given) ? given : {};
-    if (extra['file'] !== undefined || extra['filename'] !== undefined) return this.#openSpec(extra, undefined, settings);
+    if (extra['file'] !== undefined || reference.filename === '' || (settings.protocol && extra['filename'] !== undefined)) return this.#openSpec(extra, undefined, settings);
     // a data file, alone of all, is looked for where the program runs
     const filename = reference.kind === 'data-file' ? reference.filename : resolveReference(reference.filename, from);
     await this.#ask(settings.gate, { kind: reference.kind, filename, from, ...(reference.format !== undefined && { format: reference.format }) });

@@ -62,5 +62,6 @@ describe('reopen', () => {
 
 it('refuses a filename beside one that stands for the same', async () => {
   await using graph = graphOf();
-  await expect(graph.open({ driver: 'raw', filename: 'x', file: { filename: 'y' } })).rejects.toThrow("Can't specify 'file' and 'filename' options at the same time");
+  expect(() => graph.withFilename('x', { driver: 'raw', 'file.filename': 'y' })).toThrow("Can't specify 'file' and 'filename' options at the same time");
+  await expect(graph.open({ driver: 'raw', filename: 'x' })).rejects.toThrow('A block device must be specified for "file"');
 });

@@ -1,6 +1,6 @@
 /** Converting images: what one or several of them show, stored in another, which is made for it or exists. */
 import type { BlockBackend } from '../block/child.js';
-import { createImageFile, protocolOf } from '../block/create.js';
+import { createImageFile } from '../block/create.js';
 import { keepsBitmaps, type DirtyBitmap } from '../block/dirty-bitmap.js';
 import { Req } from '../block/driver.js';
 import { BlockError, Errno } from '../block/errors.js';
@@ -10,7 +10,7 @@ import type { OptionValue } from '../block/options.js';
 import { addBitmap, mergeBitmap } from './bitmap.js';
 import { findInChain, unfiltered } from './chain.js';
 import { copyImages, type CopyControl } from './copy.js';
-import { creatableFormat, createFields, parseCreateOptions } from './create.js';
+import { creatableFormat, creatableProtocol, createFields, parseCreateOptions } from './create.js';
 import { imageFiles } from './files.js';
 
 export interface NewImage {
@@ -88,7 +88,7 @@ interface PlannedImage {
 /** Everything that can be refused before anything is written. */
 function planImage(graph: BlockGraph, image: NewImage, size: number, { sources, compress, bitmaps }: ConvertRequest): PlannedImage {
   const format = creatableFormat(graph, image.format);
-  const protocol = protocolOf(graph, image.filename);
+  const protocol = creatableProtocol(graph, image.filename);
   const fields = createFields(format, protocol);
   const options = parseCreateOptions(fields, image.optionText ?? '');
   if (image.backing !== undefined) {

@@ -34,6 +34,13 @@ export function creatableFormat(graph: BlockGraph, name: string): BlockDriver {
   return driver;
 }
 
+/** Where a new image of that name is to lie. @throws BlockError */
+export function creatableProtocol(graph: BlockGraph, filename: string): BlockDriver {
+  const protocol = protocolOf(graph, filename);
+  if (!protocol.createFile) throw new BlockError('NOT_SUPPORTED', `Protocol driver '${protocol.name}' does not support image creation`);
+  return protocol;
+}
+
 /** Options of a format on a protocol, the format's first; those of the format alone without a protocol. */
 export function createFields(format: BlockDriver, protocol?: BlockDriver): CreateFields {
   return { ...format.createOptions, ...Object.fromEntries(Object.entries(protocol?.createOptions ?? {}).filter(([key]) => !format.createOptions?.[key])) };
@@ -65,7 +72,7 @@ export function effectiveOptions(fields: CreateFields, options: CreateOptions): 
 export async function createImage(graph: BlockGraph, request: CreateImageRequest): Promise<void> {
   const { filename } = request;
   const format = creatableFormat(graph, request.format);
-  const protocol = protocolOf(graph, filename);
+  const protocol = creatableProtocol(graph, filename);
   const fields = createFields(format, protocol);
   const options = parseCreateOptions(fields, request.optionText ?? '');
   if (request.backing !== undefined) options['backing_file'] = requireField(fields, 'backing_file', request.backing, 'Backing file', format);

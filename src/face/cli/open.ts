@@ -126,16 +126,10 @@ export function imageSpec(filename: string, { imageOpts, format, forceShare }: I
     throw new CliError('--force-share/-U conflicts with image options');
   }
   try {
-    return withoutLooseName(nestOptions(Object.fromEntries(values)));
+    return nestOptions(Object.fromEntries(values));
   } catch (error) {
     throw prefixed(`Could not open '${filename}'`, error);
   }
-}
-
-/** Without a driver whose option it could be, a `filename` names nothing. */
-export function withoutLooseName(options: Options): Options {
-  const { filename, ...rest } = options;
-  return filename === undefined || rest['driver'] !== undefined ? options : rest;
 }
 
 function openOptions({ format, cache, forceShare, writable, resize, options }: ImageSource): BackendOptions {

@@ -30,7 +30,9 @@ export interface Layout {
 
 export function layoutOf({ size, blockSize, logSize, sectorSize, backingFile }: NewImage): Layout {
   const geometry = geometryOf({ blockSize, logicalSectorSize: sectorSize });
-  const batLength = Math.max(1, Math.ceil(entryCount(geometry, size, backingFile !== undefined) * entrySize / MiB)) * MiB;
+  // of a disk without bytes QEMU expects so many, and opens no smaller table
+  const entries = size === 0 ? 2 ** 32 / geometry.chunkRatio : entryCount(geometry, size, backingFile !== undefined);
+  const batLength = Math.max(1, Math.ceil(entries * entrySize / MiB)) * MiB;
   const batOffset = MiB + logSize;
   const metadataOffset = batOffset + batLength;
   return { logOffset: MiB, batOffset, batLength, metadataOffset, dataOffset: metadataOffset + MiB + spareRoom };

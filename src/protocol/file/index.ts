@@ -2,7 +2,7 @@
 import { close, constants, fstat, open, type Stats, statfs, statSync, unlink } from 'node:fs';
 import { promisify } from 'node:util';
 import type { BlockDriver, OpenContext } from '../../block/driver.js';
-import { BlockError, Errno, systemError } from '../../block/errors.js';
+import { BlockError, Errno, notTaken, systemError } from '../../block/errors.js';
 import type { OptionSchema } from '../../block/options.js';
 import { type Native, native as systemCalls } from '../../platform/native.js';
 import { createFile } from './create.js';
@@ -127,18 +127,17 @@ async function deleteFile(filename: string): Promise<void> {
 }
 
 /** A device is not created: it is there, and large enough. */
-async function checkDevice(filename: string, given: { readonly size?: unknown }): Promise<void> {
-  const size = typeof given.size === 'number' ? given.size : 0;
-  let fd: number | undefined;
+async function checkDevice(driver: DriverName, filename: string, given: { readonly size?: unknown }): Promise<void> {
+  const fd = await openFile(filename, constants.O_RDWR | constants.O_NONBLOCK).catch((error: unknown) => {
+    throw notTaken(driver, systemError(errnoOf(error), { driver, filename }, `Could not open '${filename}'`, error));
+  });
   try {
-    fd = await openFile(filename, constants.O_RDWR | constants.O_NONBLOCK);
     const stats = await statOpenFile(fd);
-    if (!stats.isBlockDevice()) throw wrongKind('host_device', filename);
-    if (size > deviceGeometry(fd, stats.rdev, systemCalls()).size) throw new BlockError('INVALID_ARGUMENT', 'Cannot grow device files', { driver: 'host_device', filename });
-  } catch (error) {
-    throw error instanceof BlockError ? error : systemError(errnoOf(error), { driver: 'host_device', filename }, `Could not create '${filename}'`, error);
+    if (!isRightKind(driver, stats)) throw notTaken(driver, wrongKind(driver, filename));
+    const size = stats.isBlockDevice() ? deviceGeometry(fd, stats.rdev, systemCalls()).size : 0;
+    if (typeof given.size === 'number' && given.size > size) throw new BlockError('INVALID_ARGUMENT', 'Cannot grow device files', { driver, filename });
   } finally {
-    if (fd !== undefined) await closeFile(fd);
+    await closeFile(fd);
   }
 }
 
@@ -180,9 +179,9 @@ function deviceDriver(name: 'host_device' | 'host_cdrom'): BlockDriver<FileOptio
     createOptions: { size: { type: 'size', help: 'Virtual disk size' } },
     children: {},
     protocolPrefixes: [name],
-    parseFilename: (filename) => ({ filename: filename.slice(name.length + 1) }),
+    parseFilename: (filename) => ({ filename: filename.replace(new RegExp(`^${name}:`), '') }),
     open: (context) => openOps(name, context),
-    createFile: checkDevice,
+    createFile: (filename, given) => checkDevice(name, filename, given),
   };
 }
 

@@ -1,6 +1,6 @@
 /** Opens an export. Apart from the driver's table, so that sockets and TLS are loaded only when one is used. */
 import type { OpenContext } from '../../block/driver.js';
-import { BlockError, Errno } from '../../block/errors.js';
+import { BlockError, Errno, notTaken } from '../../block/errors.js';
 import { findTlsCredentials, type TlsCredentials } from '../../platform/tls-credentials.js';
 import { TransmissionFlag } from '../../wire/nbd/constants.js';
 import { defaultContext, Link, type LinkSettings } from './link.js';
@@ -50,11 +50,8 @@ export async function openExport(context: Context): Promise<NbdOps> {
  * Rejects with the peer's text.
  */
 export async function takeExistingExport(filename: string): Promise<void> {
-  const opened = await openExport({ options: parseNbdFilename(filename), readOnly: false, object: () => undefined }).catch((error: unknown) => {
-    if (!(error instanceof BlockError)) throw error;
-    throw new BlockError(error.code, "Protocol driver 'nbd' does not support creating new images, so an existing image must be selected as the target; "
-      + `however, opening the given target as an existing image failed: ${error.message}`, error.context, error);
-  });
+  const open = async (): Promise<NbdOps> => openExport({ options: parseNbdFilename(filename), readOnly: false, object: () => undefined });
+  const opened = await open().catch((error: unknown) => { throw notTaken('nbd', error); });
   try {
     const head = new Uint8Array(Math.min(Math.max(sectorSize, opened.limits.requestAlignment), opened.size));
     if (head.length > 0) await opened.write(0, head, 0);

@@ -33,8 +33,8 @@ const fatClusterBytes = 4096;
 
 /** `fat:[12:|16:|32:][floppy:][rw:]DIR`, the words in any order; the peer passes over others, too, so that DIR has no colon. */
 function parseFilename(filename: string): Record<string, unknown> {
-  const rest = filename.startsWith(filenamePrefix) ? filename.slice(filenamePrefix.length) : filename;
-  const given = rest.split(':');
+  if (!filename.startsWith(filenamePrefix)) throw new BlockError('INVALID_ARGUMENT', `File name string must start with '${filenamePrefix}'`);
+  const given = filename.slice(filenamePrefix.length).split(':');
   const dir = given.pop()!;
   const width = given.find((word) => /^(12|16|32)$/.test(word));
   return { 'fat-type': Number(width ?? 0), dir, floppy: given.includes('floppy'), rw: given.includes('rw') };

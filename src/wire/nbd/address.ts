@@ -63,7 +63,7 @@ function decodePart(text: string): string {
 }
 
 function parseLegacy(text: string): NbdAddress {
-  if (!text.startsWith('nbd:')) throw new NbdAddressError("File name string for new protocols must start with 'nbd:'");
+  if (!text.startsWith('nbd:')) throw new NbdAddressError("File name string for NBD must start with 'nbd:'");
   const [, where = '', exportName = ''] = /^(.*?)(?::exportname=(.*))?$/s.exec(text.slice(4)) ?? [];
   const common = { exportName, tls: false, parameters: {} };
   if (where === '') throw new NbdAddressError('NBD server address missing');

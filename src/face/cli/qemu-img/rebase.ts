@@ -49,9 +49,10 @@ export async function main(argv: string[]): Promise<number> {
     });
     await withImage(image, async () => {
       const graph = await sharedGraph();
-      if (backingFormat !== undefined && graph.drivers.get(backingFormat) === undefined) throw new CliError(`Invalid format name: '${backingFormat}'`);
       const compresses = (image.node.ops.capabilities.writeFlags & Req.COMPRESSED) !== 0;
       if (compress && !compresses) throw new CliError('Compression not supported for this file format');
+      if (backingFormat !== undefined && graph.drivers.get(backingFormat) === undefined) throw new CliError(`Invalid format name: '${backingFormat}'`);
+      if (unfiltered(image.node).facet('formatInfo') === undefined) throw new CliError('could not get block driver info');
       let identity: IdentityFacet | undefined;
       if (!unsafe) {
         const target = { filename: backing!, format: backingFormat, cache: sourceCache, forceShare };

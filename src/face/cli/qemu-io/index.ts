@@ -1,7 +1,7 @@
 /** qemu-io: reads, writes and examines an image by commands. */
 import type { Options } from '../../../block/key-values.js';
 import { Getopt, GetoptError } from '../getopt.js';
-import { parseCacheMode, withoutLooseName } from '../open.js';
+import { parseCacheMode } from '../open.js';
 import { CliError, ExitError, err, flushOut, out, programName, warn } from '../output.js';
 import { Session } from './command.js';
 import { close, defaultCache, isAioMode, openCommand, parseDiscardMode, quit } from './commands/session.js';
@@ -58,7 +58,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   const session = new Session(io);
   const name = getopt.operands[0];
   if (name !== undefined) {
-    const options: Options = imageOpts ? withoutLooseName(parseDriverOptions(name, io)) : format === undefined ? {} : { driver: format };
+    const options: Options = imageOpts ? parseDriverOptions(name, io) : format === undefined ? {} : { driver: format };
     const forceShare = seen.has('force-share');
     if (imageOpts && forceShare && ![undefined, 'on'].includes(options['force-share'] as string | undefined)) throw new CliError('-U conflicts with image options');
     const filename = imageOpts ? undefined : name;

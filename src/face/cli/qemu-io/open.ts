@@ -32,14 +32,14 @@ export async function openForCommands(request: OpenRequest): Promise<OpenImage> 
   if (request.nativeAio && !cache.direct) {
     throw new BlockError('INVALID_ARGUMENT', 'aio=native was specified, but it requires cache.direct=on, which was not specified.');
   }
-  let options: Options = { ...request.options, ...(request.filename !== undefined && { filename: request.filename }) };
+  let options = request.filename === undefined ? request.options : graph.withFilename(request.filename, request.options) as Options;
   let folder: string | undefined;
   if (request.temporary && !readOnly) {
     folder = mkdtempSync(join(tmpdir(), 'vdisk-snapshot-'));
     options = await overlay(graph, options, join(folder, 'overlay.qcow2'));
   }
   try {
-    const backend = await graph.openBackend(copyOnRead ? { driver: 'copy-on-read', file: asImage(options) } : options, {
+    const backend = await graph.openBackend(copyOnRead ? { driver: 'copy-on-read', file: options } : options, {
       readOnly,
       discard: request.unmap ? 'unmap' : 'ignore',
       cache,
@@ -52,12 +52,6 @@ export async function openForCommands(request: OpenRequest): Promise<OpenImage> 
   } finally {
     if (folder !== undefined) rmSync(folder, { recursive: true });
   }
-}
-
-/** Where a file would be meant, a bare filename has to be said to be an image's. */
-function asImage(options: Options): Options {
-  const { filename, ...rest } = options;
-  return filename === undefined || rest['driver'] !== undefined || rest['file'] !== undefined ? options : { ...rest, file: { filename } };
 }
 
 async function overlay(graph: BlockGraph, backing: Options, filename: string): Promise<Options> {

@@ -1,5 +1,5 @@
 /** qemu-nbd: serves an image over NBD, or lists what another server offers. */
-import { closeSync, existsSync, fstatSync, openSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, lstatSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { BlockError, Errno, strerror } from '../../../block/errors.js';
 import { findAuthorization } from '../../../platform/authorization.js';
@@ -68,6 +68,9 @@ async function listen(server: NbdServer, { socket, bind, port }: NbdToolOptions)
     if (!(error instanceof BlockError)) throw error;
     if (address.type === 'inet' && (error.cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND') {
       throw new CliError(`address resolution failed for ${address.host}:${address.port}: Name or service not known`);
+    }
+    if (address.type === 'unix' && lstatSync(address.path, { throwIfNoEntry: false })?.isDirectory()) {
+      throw new CliError(`Failed to unlink socket ${address.path}: ${strerror(Errno.EISDIR)}`);
     }
     const where = address.type === 'unix' ? `socket to ${address.path}` : 'socket';
     throw new CliError(`Failed to bind ${where}: ${strerror(error.errno)}`);

@@ -4,7 +4,7 @@ import { parseOptions } from './options.js';
 describe('qemu-nbd options', () => {
   it('reads what scripts say', () => {
     expect(parseOptions(['-t', '-e', '0', '-k', '/s', '-f', 'qcow2', '-rAx', 'name', '--bitmap=b', '-B', 'c', '--cache', 'none', 'disk'])).toMatchObject({
-      persistent: true, shared: 0, socket: '/s', format: 'qcow2', readOnly: true, allocationDepth: true, exportName: 'name', bitmaps: ['b', 'c'],
+      persistent: true, shared: 0, socket: '/s', format: 'qcow2', readOnly: true, allocationDepth: true, exportName: 'name', bitmaps: ['c', 'b'],
       cache: { direct: true }, files: ['disk'],
     });
     expect(parseOptions(['-l', 'snap', 'disk'])).toMatchObject({ loadSnapshot: 'snap', readOnly: true });

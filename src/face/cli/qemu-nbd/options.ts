@@ -103,7 +103,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
       options.offset = wholeNumber(value, 'offset');
       break;
     case 'allocation-depth': options.allocationDepth = true; break;
-    case 'bitmap': options.bitmaps.push(value); break;
+    case 'bitmap': options.bitmaps.unshift(value); break; // clients see the last named first
     case 'list': options.list = true; break;
     case 'object': addObject(value); break;
     case 'tls-creds': options.tlsCreds = value; break;
