@@ -1,6 +1,6 @@
 /** Converting images: what one or several of them show, stored in another, which is made for it or exists. */
 import type { BlockBackend } from '../block/child.js';
-import { createImageFile } from '../block/create.js';
+import { createImageFile, protocolOf } from '../block/create.js';
 import { keepsBitmaps, type DirtyBitmap } from '../block/dirty-bitmap.js';
 import { Req } from '../block/driver.js';
 import { BlockError, Errno } from '../block/errors.js';
