@@ -247,11 +247,19 @@ export class BlockGraph {
     const given = nestOptions(options);
     if (isJsonFilename(filename)) return mergeOptions(this.toOptions(filename), given);
     const driver = typeof given['driver'] === 'string' ? this.drivers.get(given['driver']) : undefined;
-    if (driver?.parseFilename) return mergeOptions(driver.parseFilename(filename), given);
+    if (driver?.parseFilename) return mergeOptions(this.#besideChildren(driver.parseFilename(filename), given), given);
     if (driver !== undefined && 'filename' in driver.options) return { ...given, filename };
     const { file = {} } = given;
     if (!isDictionary(file) || 'filename' in file) throw new BlockError('INVALID_ARGUMENT', "Can't specify 'file' and 'filename' options at the same time");
     return { ...given, file: 'driver' in file ? this.withFilename(filename, file) : mergeOptions(this.#protocolOptions(filename), file) };
+  }
+
+  /** Names that a filename has for children are placed beside the options given for them. */
+  #besideChildren(named: Record<string, unknown>, given: Record<string, unknown>): Record<string, unknown> {
+    return Object.fromEntries(Object.entries(named).map(([child, value]) => {
+      const [options, filename] = [given[child], isDictionary(value) ? value['filename'] : undefined];
+      return [child, isDictionary(options) && typeof filename === 'string' ? this.withFilename(filename, options as Options) : value];
+    }));
   }
 
   async #openSpec(spec: OpenSpec, driver: string | undefined, inherited: Inherited): Promise<BlockNode> {
