@@ -16,6 +16,6 @@ unpack_oracle
 step 'Build' build_if_needed
 install_guest_tools
 vitest_run 'A guest' --config vitest.full.config.ts
-VDISK_CRASH_STATES=500000 VDISK_FUZZ_CASES=100000 VDISK_KILLS=20 vitest_run 'All tests with other numbers, crash states, fuzzing'
+VDISK_CASES=all VDISK_CRASH_STATES=500000 VDISK_FUZZ_CASES=100000 VDISK_KILLS=20 vitest_run 'All tests with other numbers, crash states, fuzzing'
 for format in "${formats[@]}"; do iotests "$format" 7200; done
 finish

@@ -5,6 +5,7 @@ import { DriverRegistry } from '../../block/registry.js';
 import { memory } from '../../protocol/memory/index.js';
 import { conformanceCases } from '../../testing/conformance.js';
 import { parseConfig, type Rules } from './config.js';
+import { createRegistry } from '../../drivers.js';
 import { blkdebug } from './index.js';
 import { DebugScript } from './script.js';
 
@@ -152,5 +153,10 @@ describe('blkdebug', () => {
   it.each([
     ['blkdebug:c:t.raw', { config: 'c', image: { filename: 't.raw' } }], ['blkdebug::a:b', { image: { filename: 'a:b' } }], ['t.raw', { image: { filename: 't.raw' } }],
   ])('takes %s apart', (filename, options) => expect(blkdebug.parseFilename!(filename)).toEqual(options));
+  it('hands a name beside options to the layer they speak of', () => {
+    const graph = new BlockGraph({ drivers: createRegistry() });
+    expect(graph.withFilename('t.qcow2', { driver: 'blkdebug', config: 'c', 'image.driver': 'qcow2' })).toEqual(
+      { driver: 'blkdebug', config: 'c', image: { driver: 'qcow2', file: expect.objectContaining({ filename: 't.qcow2' }) as unknown } });
+  });
   it('wants both parts', () => expect(() => blkdebug.parseFilename!('blkdebug:t.raw')).toThrow('blkdebug requires both config file and image path'));
 });
