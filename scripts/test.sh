@@ -4,7 +4,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-limit=1440 # seconds, all in all
+limit=1480 # seconds, all in all
 need_node
 section 'Tools'
 install_peers
