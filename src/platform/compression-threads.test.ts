@@ -28,9 +28,9 @@ it('gives nothing where a block does not shrink', async () => {
   expect(inflateRawSync(blocks[1]!).equals(Buffer.alloc(65_536))).toBe(true);
 });
 
-it('frames what does not shrink where the format wants a frame', async () => {
-  const random = randomBytes(65_536);
-  const [framed] = await zlibStream.compressBlocks(random, 65_536);
+it.each([512, 65_536, 4 << 20])('frames %i bytes that do not shrink where the format wants a frame', async (length) => {
+  const random = randomBytes(length);
+  const [framed] = await zlibStream.compressBlocks(random, length);
   expect(inflateSync(framed!).equals(random)).toBe(true);
 });
 

@@ -4,7 +4,7 @@ import type { Worker } from 'node:worker_threads';
 
 /** Makes, in each thread, the function that compresses: `(source, target) => length`. It runs with `require` and `argument`. */
 export interface CompressorProgram {
-  /** Statements that end in `return (source, target) => …`, which fills target and returns the bytes used; 0: they do not suffice. */
+  /** Statements that end in `return (source, target) => …`, which fills target and returns the bytes used; 0: the block would be no shorter. */
   readonly body: string;
   readonly argument?: unknown;
 }
@@ -19,8 +19,8 @@ interface Waiter { readonly resolve: (blocks: PackedBlock[]) => void; readonly r
 const enough = 8;
 /** What a thread gets with one message. */
 const batchBytes = 512 * 1024;
-/** What framing may add to a block that does not shrink. */
-const framing = 64;
+/** Room for a block that does not shrink, and what framing adds to it. */
+const roomFor = 'length + (length >>> 8) + 64';
 
 /** Started with the first block. They do not keep the process alive while they have nothing to do. */
 export class CompressionThreads {
@@ -64,15 +64,16 @@ export class CompressionThreads {
       const { createRequire } = require('node:module');
       const { parentPort, workerData: { base, argument } } = require('node:worker_threads');
       const compress = ((require) => { ${this.#program.body} })(createRequire(base));
+      const roomFor = (length) => ${roomFor};
       let room = new Uint8Array(0);
       const pack = (source, blockSize) => {
-        const needed = source.length + Math.ceil(source.length / blockSize) * ${framing};
+        const needed = Math.ceil(source.length / blockSize) * roomFor(Math.min(blockSize, source.length));
         if (room.length < needed) room = new Uint8Array(needed);
         const lengths = [];
         let end = 0;
         for (let at = 0; at < source.length; at += blockSize) {
           const block = source.subarray(at, at + blockSize);
-          const length = compress(block, room.subarray(end, end + block.length + ${framing}));
+          const length = compress(block, room.subarray(end, end + roomFor(block.length)));
           lengths.push(length);
           end += length;
         }

@@ -240,8 +240,9 @@ async function zstdOfWasm(): Promise<Codec | undefined> {
     compressBlocks(source, blockSize) {
       const blocks: PackedBlock[] = [];
       for (let at = 0; at < source.length; at += blockSize) {
-        const packed = wasm.compress(source.subarray(at, at + blockSize), level);
-        blocks.push(packed.length < blockSize ? packed : undefined);
+        const block = source.subarray(at, at + blockSize);
+        const packed = wasm.compress(block, level);
+        blocks.push(packed.length < block.length ? packed : undefined);
       }
       return Promise.resolve(blocks);
     },

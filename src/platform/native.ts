@@ -195,11 +195,11 @@ export class Native {
     this.#vector[2] = memory.byteLength;
   }
 
-  /** Memory behind an ArrayBuffer never moves, and a detached one leaves views of length 0. */
+  /** Memory behind an ArrayBuffer never moves, and a detached one leaves views of length 0. Of shared buffers koffi takes views only. */
   #addressOf(memory: ArrayBufferView): number {
     const { buffer } = memory;
     let address = this.#addresses.get(buffer);
-    if (address === undefined) this.#addresses.set(buffer, address = Number(this.#koffi.address(new Uint8Array(buffer)))); // of shared buffers it takes views only
+    if (address === undefined) this.#addresses.set(buffer, address = Number(this.#koffi.address(new Uint8Array(buffer))));
     return address + memory.byteOffset;
   }
 }

@@ -80,7 +80,7 @@ export class CompressedClusters {
     } finally {
       turn.done();
     }
-    yield* this.#store(placed);
+    if (!image.dead) yield* this.#store(placed);
     if (failure !== undefined) throw failure.error;
   }
 
@@ -109,24 +109,23 @@ export class CompressedClusters {
     }
   }
 
-  /** Writes what lies behind each other at once, then refers to it. */
+  /** Writes what lies behind each other at once, then refers to it. What could not be written is given back; where referring fails, it leaks. */
   *#store(placed: readonly Placed[]): Steps<void> {
     const image = this.#image;
-    let linked = 0;
+    let written = 0;
     try {
-      while (linked < placed.length) {
-        const end = endOfRun(placed, linked);
-        const { place, packed: { buffer, byteOffset } } = placed[linked]!;
-        const last = placed[end - 1]!;
+      while (written < placed.length) {
+        const together = placed.slice(written, endOfRun(placed, written));
+        const [{ place, packed: { buffer, byteOffset } }, last] = [together[0]!, together.at(-1)!];
         const length = last.place + last.packed.length - place;
         image.checkOverlap(place, length);
         yield* wait(image.debug('write_compressed'));
         yield* wait(image.file.write(place, new Uint8Array(buffer, byteOffset, length)));
-        yield* wait(image.exclusive(() => run(this.#link(placed.slice(linked, end)))));
-        linked = end;
+        written += together.length;
+        yield* wait(image.exclusive(() => run(this.#link(together))));
       }
     } catch (error) {
-      if (!image.dead) yield* wait(image.exclusive(() => run(this.#release(placed.slice(linked)))));
+      if (!image.dead) yield* wait(image.exclusive(() => run(this.#release(placed.slice(written)))));
       throw error;
     }
   }
