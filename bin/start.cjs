@@ -14,7 +14,7 @@ exports.load = function load(folder, cached = true) {
   } catch {
     // built without it
   }
-  const script = new Script(`(function (exports, require, module, __filename, __dirname) {${source}\n})`, { filename, cachedData });
+  const script = new Script(source, { filename, cachedData });
   const module = { exports: {} };
   script.runInThisContext()(module.exports, createRequire(filename), module, filename, folder);
   return { script, run: module.exports.run };

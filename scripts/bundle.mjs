@@ -17,7 +17,9 @@ await build({
   platform: 'node',
   target: 'node20',
   minify: true,
-  banner: { js: 'const bundleUrl=require("node:url").pathToFileURL(__filename).href;' },
+  // one function expression: what bin/start.cjs would else put around it costs a copy of the whole text at each start
+  banner: { js: '(function (exports, require, module, __filename, __dirname) {const bundleUrl=require("node:url").pathToFileURL(__filename).href;' },
+  footer: { js: '})' },
   define: { 'import.meta.url': 'bundleUrl' },
   external: ['koffi', '@bokuweb/zstd-wasm', 'hash-wasm'],
   supported: { 'dynamic-import': false },

@@ -112,9 +112,10 @@ export class GuestHistory {
   firstIllegal(content: Uint8Array, time: number): number | undefined {
     let covered = -1;
     for (const flush of this.#flushes) if (flush.acknowledged <= time) covered = Math.max(covered, flush.submitted);
-    for (let sector = 0; sector * SECTOR < content.length; sector++) {
-      const found = content.subarray(sector * SECTOR, (sector + 1) * SECTOR);
-      if (!this.#legalVersions(sector, time, covered).some((version) => equal(version, found))) return sector * SECTOR;
+    const bytes = Buffer.from(content.buffer, content.byteOffset, content.length);
+    for (let at = 0; at < content.length; at += SECTOR) {
+      const found = (version: Uint8Array): boolean => bytes.compare(version, 0, version.length, at, at + SECTOR) === 0;
+      if (!this.#legalVersions(at / SECTOR, time, covered).some(found)) return at;
     }
     return undefined;
   }
@@ -132,10 +133,4 @@ export class GuestHistory {
     }
     return legal;
   }
-}
-
-function equal(a: Uint8Array, b: Uint8Array): boolean {
-  if (a.length !== b.length) return false;
-  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false;
-  return true;
 }

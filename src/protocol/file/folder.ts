@@ -1,5 +1,6 @@
 /** What is done with files by their names. */
-import { access, chmod, chown, link, open, readdir, realpath, rename, rm, stat } from 'node:fs/promises';
+// not from fs/promises: that would be loaded by every call of a tool, with Node's streams
+import { promises } from 'node:fs';
 import { dirname } from 'node:path';
 import type { FolderOperations } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
@@ -7,8 +8,8 @@ import { temporaryName } from '../../block/leftovers.js';
 import { errnoOf } from './errno.js';
 
 export const folders: FolderOperations = {
-  exists: (filename) => access(filename).then(() => true, () => false),
-  list: (folder) => readdir(folder === '' ? '.' : folder).catch((error: unknown) => { throw failed(error, folder, 'list'); }),
+  exists: (filename) => promises.access(filename).then(() => true, () => false),
+  list: (folder) => promises.readdir(folder === '' ? '.' : folder).catch((error: unknown) => { throw failed(error, folder, 'list'); }),
   link: linkFile,
   replace: replaceFile,
 };
@@ -16,27 +17,27 @@ export const folders: FolderOperations = {
 /** File systems without further names for a file give it another one. */
 async function linkFile(filename: string, name: string): Promise<void> {
   try {
-    await link(filename, name);
+    await promises.link(filename, name);
   } catch (error) {
     const noLinks = ([Errno.EPERM, Errno.ENOTSUP] as number[]).includes(errnoOf(error));
     if (!noLinks || await folders.exists(name)) throw failed(error, name, 'link');
-    await rename(filename, name).catch((reason: unknown) => { throw failed(reason, name, 'rename'); });
+    await promises.rename(filename, name).catch((reason: unknown) => { throw failed(reason, name, 'rename'); });
   }
   await syncFolder(name);
 }
 
 export async function replaceFile(filename: string, write: (temporary: string) => Promise<void>): Promise<void> {
   try {
-    const place = await realpath(filename);
+    const place = await promises.realpath(filename);
     const temporary = temporaryName(place);
     try {
       await write(temporary);
-      const { mode, uid, gid } = await stat(place);
-      await chown(temporary, uid, gid).catch(() => undefined);
-      await chmod(temporary, mode & 0o7777);
-      await rename(temporary, place);
+      const { mode, uid, gid } = await promises.stat(place);
+      await promises.chown(temporary, uid, gid).catch(() => undefined);
+      await promises.chmod(temporary, mode & 0o7777);
+      await promises.rename(temporary, place);
     } catch (error) {
-      await rm(temporary, { force: true });
+      await promises.rm(temporary, { force: true });
       throw error;
     }
     await syncFolder(place);
@@ -46,7 +47,7 @@ export async function replaceFile(filename: string, write: (temporary: string) =
 }
 
 export async function writeDurably(filename: string, content: Uint8Array): Promise<void> {
-  const file = await open(filename, 'w');
+  const file = await promises.open(filename, 'w');
   try {
     await file.writeFile(content);
     await file.sync();
@@ -57,7 +58,7 @@ export async function writeDurably(filename: string, content: Uint8Array): Promi
 
 /** Names are durable then, where the host can do that. */
 async function syncFolder(filename: string): Promise<void> {
-  const folder = await open(dirname(filename)).catch(() => undefined);
+  const folder = await promises.open(dirname(filename)).catch(() => undefined);
   await folder?.sync().catch(() => undefined);
   await folder?.close();
 }
