@@ -2,6 +2,7 @@
  * The power-cut explorer: from what a {@link Recording} logged, every kind of state a loss of power could leave on the medium,
  * and what a guest may then still find.
  */
+import { firstDifference } from '../platform/bytes.js';
 import { applyChange, type RecordedChange, type Recording } from './recorder.js';
 
 const SECTOR = 512;
@@ -112,10 +113,9 @@ export class GuestHistory {
   firstIllegal(content: Uint8Array, time: number): number | undefined {
     let covered = -1;
     for (const flush of this.#flushes) if (flush.acknowledged <= time) covered = Math.max(covered, flush.submitted);
-    const bytes = Buffer.from(content.buffer, content.byteOffset, content.length);
     for (let at = 0; at < content.length; at += SECTOR) {
-      const found = (version: Uint8Array): boolean => bytes.compare(version, 0, version.length, at, at + SECTOR) === 0;
-      if (!this.#legalVersions(at / SECTOR, time, covered).some(found)) return at;
+      const found = content.subarray(at, at + SECTOR);
+      if (!this.#legalVersions(at / SECTOR, time, covered).some((version) => firstDifference(version, found) === -1)) return at;
     }
     return undefined;
   }

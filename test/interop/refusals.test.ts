@@ -1,5 +1,5 @@
 /** What both programs refuse, and say: names among options, targets that cannot be made, references that cannot be changed. */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ToolFolder, type Ended, type ToolName } from '../support/our-tools.js';
 import { oracleTool } from '../support/peers.js';
@@ -57,8 +57,10 @@ describe.skipIf(theirs === undefined)('as QEMU 10', () => {
   it('lists the bitmap first that was named last', () => {
     for (const name of ['z', 'a', 'm']) folder.succeed(folder.tool('qemu-img'), ['bitmap', '--add', 'a.qcow2', name]);
     const listed = [folder.tool('qemu-nbd'), oracleTool('qemu-nbd')!].map((server) => {
-      folder.succeed(server, ['-r', '-k', folder.file('socket'), '-f', 'qcow2', '-B', 'z', '-B', 'a', '-B', 'm', '--fork', 'a.qcow2']);
-      return folder.succeed(oracleTool('qemu-nbd')!, ['-L', '-k', folder.file('socket')]).match(/dirty-bitmap:\w/g);
+      folder.succeed(server, ['-r', '-k', folder.file('socket'), '-f', 'qcow2', '-B', 'z', '-B', 'a', '-B', 'm', '--fork', '--pid-file', folder.file('pid'), 'a.qcow2']);
+      const list = folder.succeed(oracleTool('qemu-nbd')!, ['-L', '-k', folder.file('socket')]);
+      process.kill(Number(readFileSync(folder.file('pid'), 'utf8')));
+      return list.match(/dirty-bitmap:\w/g);
     });
     expect(listed[0]).toEqual(listed[1]);
   });
