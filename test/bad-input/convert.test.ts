@@ -236,3 +236,24 @@ describe.skipIf(!havePeers('qemu-nbd'))('an NBD server that goes away', () => {
     expect(existsSync(folder.file('never.img'))).toBe(false);
   });
 });
+
+describe('compressed clusters whose table cannot be read when they are to be referred to', () => {
+  it('are lost, but nothing that was referred to before them', () => {
+    const image = folder.file('compressed.qcow2');
+    folder.succeed(folder.tool('qemu-img'), ['create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', image, '1M']);
+    // a cache of two tables: those of the first clusters are read again, and the second time that fails
+    const failing = JSON.stringify({
+      driver: 'qcow2', 'l2-cache-size': 1024,
+      file: {
+        driver: 'blkdebug', image: { driver: 'file', filename: image },
+        'set-state': [{ event: 'l2_load', state: 1, new_state: 2 }], 'inject-error': [{ event: 'l2_load', state: 2, once: true }],
+      },
+    });
+    const { status, stdout } = folder.run(folder.tool('qemu-io'), ['-c', 'write -c -P 0xaa 0 256k', `json:${failing}`]);
+    expect({ status, stdout }).toEqual({ status: 1, stdout: 'write failed: Input/output error\n' });
+    const soundOrLeaking = [0, 3];
+    expect(soundOrLeaking).toContain(folder.run(folder.tool('qemu-img'), ['check', image]).status);
+    expect(folder.succeed(folder.tool('qemu-io'), ['-r', '-c', 'read -P 0xaa 0 32k', '-c', 'read -P 0 32k 992k', image])).not.toContain('failed');
+    if (havePeers('qemu-img')) expect(soundOrLeaking).toContain(folder.run('qemu-img', ['check', image]).status);
+  });
+});
