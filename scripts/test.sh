@@ -11,7 +11,7 @@ install_peers
 install_packages || { fail 'npm ci'; finish; }
 unpack_oracle
 
-# each Node that starts would read them first; no test needs them
+# certificates that each Node reads as it starts (decision 6); no test needs them
 unset NODE_EXTRA_CA_CERTS
 
 lint_output=$(mktemp)
