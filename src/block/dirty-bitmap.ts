@@ -14,7 +14,8 @@ interface Page { readonly bytes: Uint8Array; count: number }
 /** A page is absent (all clean), `full` (all dirty), or has bytes. */
 const full = 'full';
 
-const bitsIn = Uint8Array.from({ length: 256 }, (_, byte) => byte.toString(2).replaceAll('0', '').length);
+const bitsIn = new Uint8Array(256);
+for (let byte = 1; byte < 256; byte++) bitsIn[byte] = bitsIn[byte >> 1]! + (byte & 1);
 
 /** Whether bitmaps can be stored with the image. */
 export function keepsBitmaps(node: BlockNode): boolean {

@@ -293,7 +293,7 @@ export interface BlockDriver<O extends object = object> {
   deleteFile?(filename: string): Promise<void>;
   readonly folders?: FolderOperations;
   /** Formats: refuses create options that make no sense before a file is touched. @throws BlockError INVALID_ARGUMENT */
-  checkCreate?(options: Readonly<Record<string, OptionValue>> & { readonly size: number }): void;
+  checkCreate?(options: Readonly<Record<string, OptionValue>> & { readonly size: number }): MaybePromise<void>;
   /** Formats: lays an empty image of `options.size` bytes on target, which is empty. */
   create?(target: BlockBackend, options: Readonly<Record<string, OptionValue>> & { readonly size: number }, context: CreateContext): Promise<void>;
   /** Formats: a new image that holds what source shows, as bytes in a row. Options as for create. */

@@ -1,5 +1,6 @@
 /** Codec of the LUKS1 header: 592 bytes, big endian, offsets in sectors of 512 bytes. */
 import { BlockError, Errno } from '../block/errors.js';
+import { latin1 } from '../util/latin1.js';
 import { viewOf } from '../util/view.js';
 import { parseCipher, requireHash } from './cipher-names.js';
 import type { CipherSpec } from './sector-cipher.js';
@@ -37,7 +38,6 @@ export interface Luks1Header {
   readonly keyslots: readonly Luks1Keyslot[];
 }
 
-const decoder = new TextDecoder('latin1');
 
 /** Bytes of a keyslot's material: whole sectors. */
 export function materialSize(keyBytes: number): number {
@@ -66,7 +66,7 @@ export function luksVersion(head: Uint8Array): number {
 export function parseLuks1(bytes: Uint8Array, detached: boolean): Luks1Header {
   const view = viewOf(bytes);
   const text = (what: string, offset: number): string => {
-    const field = decoder.decode(bytes.subarray(offset, offset + 32));
+    const field = latin1(bytes.subarray(offset, offset + 32));
     const end = field.indexOf('\0');
     if (end < 0) throw corrupt(`LUKS header ${what} is not NUL terminated`);
     return field.slice(0, end);
@@ -89,7 +89,7 @@ export function parseLuks1(bytes: Uint8Array, detached: boolean): Luks1Header {
   });
   const cipher = parseCipher(cipherName, modeName, keyBytes);
   requireHash(hash);
-  const uuid = decoder.decode(bytes.subarray(168, 208));
+  const uuid = latin1(bytes.subarray(168, 208));
   return {
     cipher, modeName, hash, payloadOffset, keyBytes, iterations, keyslots,
     digest: bytes.slice(112, 112 + digestLength), salt: bytes.slice(132, 164), uuid: uuid.split('\0', 1)[0]!,

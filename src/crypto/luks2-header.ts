@@ -3,6 +3,7 @@
  * says that is not known here is kept.
  */
 import { BlockError, Errno } from '../block/errors.js';
+import { latin1 } from '../util/latin1.js';
 import { viewOf } from '../util/view.js';
 import { luksMagic } from './luks1-header.js';
 
@@ -31,10 +32,8 @@ export interface Luks2Header {
 /** What the binary part says before the rest is read. */
 export interface Luks2Outline { readonly size: number; readonly checksumAlgorithm: string }
 
-const latin = new TextDecoder('latin1');
-
 function text(bytes: Uint8Array, offset: number, length: number): string {
-  return latin.decode(bytes.subarray(offset, offset + length)).split('\0', 1)[0]!;
+  return latin1(bytes.subarray(offset, offset + length)).split('\0', 1)[0]!;
 }
 
 /** The outline of the copy that lies at `offset`; undefined where there is none. */

@@ -2,6 +2,7 @@
 import type { BlockBackend } from '../block/child.js';
 import { chainStatus, type ChainStatus } from '../block/status.js';
 import { copyBuffer, eventsHandled, firstDifference, isZero } from '../platform/bytes.js';
+import { clockMs } from '../platform/clock.js';
 import type { MaybePromise } from '../util/maybe.js';
 import { run, wait, type Steps } from '../util/steps.js';
 
@@ -55,7 +56,7 @@ class Comparison {
   readonly #images: Pair<BlockBackend>;
   readonly #control: CompareControl;
   readonly #buffers: Pair<Uint8Array> = [copyBuffer(pieceBytes), copyBuffer(pieceBytes)];
-  #lastTurn = performance.now();
+  #lastTurn = clockMs();
 
   constructor(images: Pair<BlockBackend>, control: CompareControl) {
     this.#images = images;
@@ -137,10 +138,10 @@ class Comparison {
 
   /** Now and then others may run. */
   *#turn(): Steps<void> {
-    if (performance.now() - this.#lastTurn < turnMs) return;
+    if (clockMs() - this.#lastTurn < turnMs) return;
     yield* wait(eventsHandled());
     this.#control.signal?.throwIfAborted();
-    this.#lastTurn = performance.now();
+    this.#lastTurn = clockMs();
   }
 }
 

@@ -2,6 +2,7 @@
 import type { BlockBackend } from '../block/child.js';
 import { BlockError } from '../block/errors.js';
 import { eventsHandled } from '../platform/bytes.js';
+import { clockMs } from '../platform/clock.js';
 import { run, wait, type Steps } from '../util/steps.js';
 
 const turnMs = 50;
@@ -26,7 +27,7 @@ export async function copyBlocks(input: BlockBackend, output: BlockBackend, { sk
 
 function* blocks(input: BlockBackend, output: BlockBackend, skip: number, length: number, blockSize: number): Steps<void> {
   const buffer = new Uint8Array(Math.min(blockSize, length));
-  let lastTurn = performance.now();
+  let lastTurn = clockMs();
   for (let at = 0; at < length; at += blockSize) {
     const block = buffer.subarray(0, Math.min(blockSize, length - at));
     try {
@@ -39,9 +40,9 @@ function* blocks(input: BlockBackend, output: BlockBackend, skip: number, length
     } catch (error) {
       throw explained('error while writing to output image file', error);
     }
-    if (performance.now() - lastTurn > turnMs) {
+    if (clockMs() - lastTurn > turnMs) {
       yield* wait(eventsHandled());
-      lastTurn = performance.now();
+      lastTurn = clockMs();
     }
   }
 }

@@ -1,7 +1,9 @@
 /** Keeps a copy below a number of bytes per second. */
+import { clockMs } from '../platform/clock.js';
+
 export class RatePacer {
   readonly #rate: number;
-  readonly #start = performance.now();
+  readonly #start = clockMs();
   #bytes = 0;
 
   /** @param rate bytes per second; 0 is unlimited */
@@ -11,7 +13,7 @@ export class RatePacer {
   async spent(bytes: number): Promise<void> {
     if (this.#rate === 0) return;
     this.#bytes += bytes;
-    const aheadMs = (this.#bytes / this.#rate) * 1000 - (performance.now() - this.#start);
+    const aheadMs = (this.#bytes / this.#rate) * 1000 - (clockMs() - this.#start);
     if (aheadMs > 1) await new Promise((resolve) => setTimeout(resolve, aheadMs));
   }
 }

@@ -1,5 +1,4 @@
 /** Threads that compress blocks, so that the one that coordinates stays free: each gets many blocks with one message. */
-import { availableParallelism } from 'node:os';
 import type { Worker } from 'node:worker_threads';
 
 /** Makes, in each thread, the function that compresses: `(source, target) => length`. It runs with `require` and `argument`. */
@@ -45,7 +44,7 @@ export class CompressionThreads {
   }
 
   #send(source: Uint8Array, blockSize: number): Promise<PackedBlock[]> {
-    this.#threads ??= Array.from({ length: Math.min(availableParallelism(), enough) }, () => this.#start());
+    this.#threads ??= Array.from({ length: Math.min(process.getBuiltinModule('node:os').availableParallelism(), enough) }, () => this.#start());
     const thread = this.#threads.reduce((least, other) => (other.pending < least.pending ? other : least));
     const id = this.#nextId++;
     if (thread.pending++ === 0) thread.worker.ref();

@@ -4,7 +4,6 @@
  *
  * Results are as the kernel gives them: negative is -errno. The `…Later` forms run on another thread and never reject.
  */
-import { endianness } from 'node:os';
 import { type ForeignFunction, type Koffi, koffi, koffiMissing } from './koffi.js';
 
 export const Fallocate = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
@@ -216,7 +215,7 @@ function int64(value: number): BigInt64Array {
 let loaded: { readonly native?: Native; readonly reason?: string } | undefined;
 
 function load(): { readonly native?: Native; readonly reason?: string } {
-  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch) || endianness() !== 'LE') {
+  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
     return { reason: `no system calls for ${process.platform} on ${process.arch}` };
   }
   const library = koffi();

@@ -1,8 +1,9 @@
 /** CRC-32C (Castagnoli), eight bytes at a time. */
 
-const tables = makeTables();
+type Tables = readonly [Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array];
+let tables: Tables | undefined;
 
-function makeTables(): readonly Uint32Array[] {
+function makeTables(): Tables {
   const all = Array.from({ length: 8 }, () => new Uint32Array(256));
   for (let byte = 0; byte < 256; byte++) {
     let value = byte;
@@ -15,13 +16,12 @@ function makeTables(): readonly Uint32Array[] {
       all[table]![byte] = ((before >>> 8) ^ all[0]![before & 0xff]!) >>> 0;
     }
   }
-  return all;
+  return all as unknown as Tables;
 }
-
-const [t0, t1, t2, t3, t4, t5, t6, t7] = tables as readonly [Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array];
 
 /** The checksum of `bytes`; of `before` and `bytes` together where `previous` is that of `before`. */
 export function crc32c(bytes: Uint8Array, previous = 0): number {
+  const [t0, t1, t2, t3, t4, t5, t6, t7] = tables ??= makeTables();
   let crc = ~previous;
   let at = 0;
   for (const end = bytes.length - 7; at < end; at += 8) {

@@ -17,7 +17,7 @@ export function asPeersKnow(driver: BlockDriver): BlockDriver {
     ...(driver.createOptions && { createOptions: Object.fromEntries(known) }),
     checkCreate: (options) => {
       refuseUnknown(driver, options);
-      driver.checkCreate?.(options);
+      return driver.checkCreate?.(options);
     },
     ...(measure && !lacks.has('measure') && { measure }),
     open: (context) => {

@@ -1,7 +1,6 @@
 /** Images that come from standard input and go to standard output. */
 import { once } from 'node:events';
 import { closeSync, createWriteStream, mkdtempSync, openSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { BlockBackend } from '../../block/child.js';
 import { strerror } from '../../block/errors.js';
@@ -35,7 +34,7 @@ export async function toStandardOutput(source: BlockBackend, request: StreamRequ
  */
 export async function fromStandardInput(): Promise<string> {
   if (process.stdin.isTTY) throw new CliError('An image is not read from a terminal; redirect standard input');
-  const folder = mkdtempSync(join(process.env['TMPDIR'] ?? tmpdir(), 'vdisk-stdin-'));
+  const folder = mkdtempSync(join(process.env['TMPDIR'] ?? process.getBuiltinModule('node:os').tmpdir(), 'vdisk-stdin-'));
   const path = join(folder, 'image');
   let fd: number;
   try {

@@ -1,17 +1,12 @@
 /** Laying a new, empty image on a file. */
 import type { BlockBackend } from '../../block/child.js';
 import { BlockError, Errno } from '../../block/errors.js';
-import type { CreateSchema, OptionValue } from '../../block/options.js';
+import type { OptionValue } from '../../block/options.js';
 import { headerSize, maxClusterSectors, maxTableEntries, sectorSize, serialiseHeader, tableEnd } from './header.js';
+import { defaultClusterSize } from './options.js';
 
-const defaultClusterSize = 1 << 20;
 const heads = 16;
 const sectorsPerTrack = 32;
-
-export const createOptions: CreateSchema = {
-  size: { type: 'size', help: 'Virtual disk size' },
-  cluster_size: { type: 'size', help: 'Parallels image cluster size', default: defaultClusterSize },
-};
 
 export type OptionValues = Readonly<Record<string, OptionValue>> & { readonly size?: number };
 

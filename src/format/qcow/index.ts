@@ -1,9 +1,6 @@
 /** Driver `qcow`: QEMU's copy-on-write format, version 1. */
 import type { BlockDriver } from '../../block/driver.js';
-import { createQcow } from './create.js';
 import { probeQcow } from './header.js';
-import { measureQcow } from './measure.js';
-import { openQcow } from './open.js';
 import { createOptions, openOptions, type QcowOpenOptions } from './options.js';
 
 export const qcow: BlockDriver<QcowOpenOptions> = {
@@ -16,7 +13,7 @@ export const qcow: BlockDriver<QcowOpenOptions> = {
   supportsCompression: true,
   beyondPeer: ['check', 'measure', 'resize'],
   probe: probeQcow,
-  open: openQcow,
-  create: createQcow,
-  measure: measureQcow,
+  open: (context) => import('./open.js').then(({ openQcow }) => openQcow(context)),
+  create: (...request) => import('./create.js').then(({ createQcow }) => createQcow(...request)),
+  measure: (...request) => import('./measure.js').then(({ measureQcow }) => measureQcow(...request)),
 };

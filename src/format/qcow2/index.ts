@@ -2,13 +2,9 @@
 import type { BlockDriver } from '../../block/driver.js';
 import { amendOptions } from './amend.js';
 import { createOptions } from './create-options.js';
-import { createQcow2 } from './create.js';
 import { encryptionFormat } from './encryption.js';
 import { probeQcow2 } from './header.js';
-import { measureQcow2 } from './measure.js';
-import { openQcow2 } from './open.js';
 import { openOptions, type Qcow2OpenOptions } from './options.js';
-import { streamQcow2 } from './stream.js';
 
 export const qcow2: BlockDriver<Qcow2OpenOptions> = {
   name: 'qcow2',
@@ -24,8 +20,8 @@ export const qcow2: BlockDriver<Qcow2OpenOptions> = {
   probe: probeQcow2,
   // Room given in advance decrypts to noise.
   newReadsAsZero: (options) => (encryptionFormat(options) !== undefined && (options['preallocation'] ?? 'off') !== 'off' ? false : undefined),
-  open: openQcow2,
-  create: createQcow2,
-  stream: streamQcow2,
-  measure: measureQcow2,
+  open: (context) => import('./open.js').then(({ openQcow2 }) => openQcow2(context)),
+  create: (...request) => import('./create.js').then(({ createQcow2 }) => createQcow2(...request)),
+  stream: (...request) => import('./stream.js').then(({ streamQcow2 }) => streamQcow2(...request)),
+  measure: (...request) => import('./measure.js').then(({ measureQcow2 }) => measureQcow2(...request)),
 };

@@ -1,9 +1,6 @@
 /** Driver `qed`: QEMU's enhanced disk format. */
 import type { BlockDriver } from '../../block/driver.js';
-import { createQed } from './create.js';
 import { probeQed } from './header.js';
-import { measureQed } from './measure.js';
-import { openQed } from './open.js';
 import { createOptions } from './options.js';
 
 export const qed: BlockDriver = {
@@ -15,7 +12,7 @@ export const qed: BlockDriver = {
   supportsBacking: true,
   beyondPeer: ['measure'],
   probe: probeQed,
-  open: openQed,
-  create: createQed,
-  measure: measureQed,
+  open: (context) => import('./open.js').then(({ openQed }) => openQed(context)),
+  create: (target, options) => import('./create.js').then(({ createQed }) => createQed(target, options)),
+  measure: (...request) => import('./measure.js').then(({ measureQed }) => measureQed(...request)),
 };

@@ -1,9 +1,6 @@
 /** Driver `vdi`: VirtualBox disk images. */
 import type { BlockDriver } from '../../block/driver.js';
-import { createVdi } from './create.js';
 import { probeVdi } from './header.js';
-import { measureVdi } from './measure.js';
-import { openVdi } from './open.js';
 import { createOptions } from './options.js';
 
 export const vdi: BlockDriver = {
@@ -14,7 +11,7 @@ export const vdi: BlockDriver = {
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   beyondPeer: ['measure', 'repair', 'resize', 'thorough-check'],
   probe: probeVdi,
-  open: openVdi,
-  create: createVdi,
-  measure: measureVdi,
+  open: (context) => import('./open.js').then(({ openVdi }) => openVdi(context)),
+  create: (target, options) => import('./create.js').then(({ createVdi }) => createVdi(target, options)),
+  measure: (...request) => import('./measure.js').then(({ measureVdi }) => measureVdi(...request)),
 };

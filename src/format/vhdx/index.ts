@@ -1,10 +1,7 @@
 /** Driver `vhdx`: Hyper-V's virtual disks, [MS-VHDX] version 1. */
 import type { BlockDriver } from '../../block/driver.js';
-import { createVhdx } from './create.js';
 import { createOptions } from './options.js';
 import { probeVhdx } from './header.js';
-import { measureVhdx } from './measure.js';
-import { openVhdx } from './open.js';
 
 export const vhdx: BlockDriver = {
   name: 'vhdx',
@@ -15,7 +12,7 @@ export const vhdx: BlockDriver = {
   supportsBacking: true,
   beyondPeer: ['measure', 'rebase', 'resize', 'log-overlay', 'thorough-check'],
   probe: probeVhdx,
-  open: openVhdx,
-  create: createVhdx,
-  measure: measureVhdx,
+  open: (context) => import('./open.js').then(({ openVhdx }) => openVhdx(context)),
+  create: (...request) => import('./create.js').then(({ createVhdx }) => createVhdx(...request)),
+  measure: (...request) => import('./measure.js').then(({ measureVhdx }) => measureVhdx(...request)),
 };

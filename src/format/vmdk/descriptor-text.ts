@@ -1,6 +1,6 @@
 /** Changing a descriptor: what is not named stays as it is, byte for byte. No I/O. */
 import { BlockError, Errno } from '../../block/errors.js';
-import { latin1, utf8AsLatin1 } from './text.js';
+import { latin1, utf8AsLatin1 } from '../../util/latin1.js';
 import type { ExtentLine } from './descriptor.js';
 
 export interface DescriptorEdit {

@@ -1,8 +1,8 @@
 /** The descriptor: a text that says what a disk is made of. No I/O. */
 import { BlockError, Errno } from '../../block/errors.js';
+import { latin1 } from '../../util/latin1.js';
 import { formatEntry, formatExtent, unescapeValue } from './descriptor-text.js';
 import { corrupt } from './header.js';
-import { latin1 } from './text.js';
 
 /** Parent CID of a disk that stands alone. */
 export const noParent = 0xffff_ffff;

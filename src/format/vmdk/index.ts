@@ -1,12 +1,8 @@
 /** Driver `vmdk`: VMware's disks. */
 import type { BlockDriver } from '../../block/driver.js';
-import { createVmdk, planDisk } from './create.js';
 import { probeDescriptor } from './descriptor.js';
 import { isCowd, isHosted } from './header.js';
-import { measureVmdk } from './measure.js';
-import { openVmdk } from './open.js';
 import { createOptions } from './options.js';
-import { streamVmdk } from './stream-image.js';
 
 export const vmdk: BlockDriver = {
   name: 'vmdk',
@@ -18,9 +14,9 @@ export const vmdk: BlockDriver = {
   supportsCompression: true,
   beyondPeer: ['dirty-flag', 'measure', 'rebase', 'repair', 'resize'],
   probe: (head) => (isHosted(head) || isCowd(head) ? 100 : probeDescriptor(head)),
-  open: openVmdk,
-  checkCreate: (options) => void planDisk(options.size, options),
-  create: createVmdk,
-  stream: streamVmdk,
-  measure: measureVmdk,
+  open: (context) => import('./open.js').then(({ openVmdk }) => openVmdk(context)),
+  checkCreate: (options) => import('./create.js').then(({ planDisk }) => void planDisk(options.size, options)),
+  create: (...request) => import('./create.js').then(({ createVmdk }) => createVmdk(...request)),
+  stream: (...request) => import('./stream-image.js').then(({ streamVmdk }) => streamVmdk(...request)),
+  measure: (...request) => import('./measure.js').then(({ measureVmdk }) => measureVmdk(...request)),
 };

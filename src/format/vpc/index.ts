@@ -1,11 +1,7 @@
 /** Driver `vpc`: Microsoft's virtual hard disks (VHD): fixed, dynamic, differencing. */
 import type { BlockDriver } from '../../block/driver.js';
-import { createVpc } from './create.js';
 import { probeVpc } from './header.js';
-import { measureVpc } from './measure.js';
-import { openVpc } from './open.js';
 import { createOptions, openOptions, type VpcOpenOptions } from './options.js';
-import { streamVpc } from './stream.js';
 
 export const vpc: BlockDriver<VpcOpenOptions> = {
   name: 'vpc',
@@ -16,8 +12,8 @@ export const vpc: BlockDriver<VpcOpenOptions> = {
   supportsBacking: true,
   beyondPeer: ['check', 'measure', 'rebase', 'resize'],
   probe: probeVpc,
-  open: openVpc,
-  create: createVpc,
-  measure: measureVpc,
-  stream: streamVpc,
+  open: (context) => import('./open.js').then(({ openVpc }) => openVpc(context)),
+  create: (...request) => import('./create.js').then(({ createVpc }) => createVpc(...request)),
+  measure: (...request) => import('./measure.js').then(({ measureVpc }) => measureVpc(...request)),
+  stream: (...request) => import('./stream.js').then(({ streamVpc }) => streamVpc(...request)),
 };

@@ -1,15 +1,17 @@
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { beforeEach, expect, it, vi } from 'vitest';
+import { clockMs } from '../../platform/clock.js';
 import { Pace } from './pace.js';
+
+vi.mock('../../platform/clock.js', () => ({ clockMs: vi.fn() }));
 
 let now = 0;
 let waits = 0;
 let pace: Pace;
 beforeEach(() => {
   now = 100_000;
-  vi.spyOn(performance, 'now').mockImplementation(() => now);
+  vi.mocked(clockMs).mockImplementation(() => now);
   pace = new Pace(() => waits);
 });
-afterEach(() => vi.restoreAllMocks());
 
 /** One call that takes so long; false if it is to be made elsewhere. */
 function call(ms: number, waited: boolean, bytes = 4096): boolean {

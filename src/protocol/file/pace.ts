@@ -1,4 +1,6 @@
 /** A call that takes longer than this holds up everybody else's requests. */
+import { clockMs } from '../../platform/clock.js';
+
 const slowMs = 3;
 /** Copying alone takes this long: it is not the disk's fault. */
 const bytesPerMs = 512 * 1024;
@@ -26,14 +28,14 @@ export class Pace {
 
   /** When the call starts, to be handed to {@link end}; undefined: make it on another thread. */
   begin(): number | undefined {
-    const now = performance.now();
+    const now = clockMs();
     if (now < this.#asideUntil) return undefined;
     if (now < this.#watchUntil) this.#waitsBefore = this.#waits();
     return now;
   }
 
   end(start: number, bytes: number): void {
-    const now = performance.now();
+    const now = clockMs();
     if (now - start > slowMs + bytes / bytesPerMs) this.#slow(start, now);
     else if (now - this.#asideUntil > longestMs) this.#penaltyMs = shortestMs;
   }

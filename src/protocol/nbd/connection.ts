@@ -1,5 +1,6 @@
 /** One connection in transmission: requests out, replies in, matched by cookie. */
 import type { ByteChannel, ByteSink } from '../../platform/byte-channel.js';
+import { clockMs } from '../../platform/clock.js';
 import { getU32, getU64 } from '../../wire/nbd/bytes.js';
 import { Chunk, CHUNK_ERROR_BIT, Command, CommandFlag, ReplyFlag } from '../../wire/nbd/constants.js';
 import type { NegotiatedExport } from '../../wire/nbd/negotiate.js';
@@ -128,7 +129,7 @@ export class Connection implements ByteSink {
     this.#channel.write(bytes.subarray(0, encodeRequest(bytes, 0, this.#extended, header)));
     if (request.source !== undefined) this.#channel.write(request.source);
     if (this.#timeoutMs !== 0 && this.#watch === undefined) {
-      this.#lastHeard = performance.now();
+      this.#lastHeard = clockMs();
       this.#watch = setTimeout(() => this.#checkSilence(), this.#timeoutMs);
     }
   }
@@ -136,7 +137,7 @@ export class Connection implements ByteSink {
   #checkSilence(): void {
     this.#watch = undefined;
     if (this.#inFlight.size === 0) return;
-    const silentMs = performance.now() - this.#lastHeard;
+    const silentMs = clockMs() - this.#lastHeard;
     if (silentMs >= this.#timeoutMs) this.abandon(new Error(`The server did not answer for ${Math.round(silentMs / 1000)} s`));
     else this.#watch = setTimeout(() => this.#checkSilence(), this.#timeoutMs - silentMs);
   }
@@ -163,7 +164,7 @@ export class Connection implements ByteSink {
 
   filled(length: number): void {
     if (this.#over) return;
-    if (this.#timeoutMs !== 0) this.#lastHeard = performance.now();
+    if (this.#timeoutMs !== 0) this.#lastHeard = clockMs();
     try {
       if (this.#direct) this.#dataArrived(length);
       else {

@@ -1,6 +1,7 @@
 /** A connection that comes back: opens, notices a loss, connects again, and sends what was left unanswered once more. */
 import { BlockError, Errno, strerror, systemError } from '../../block/errors.js';
 import { ByteChannel, type TlsSettings } from '../../platform/byte-channel.js';
+import { clockMs } from '../../platform/clock.js';
 import type { SocketAddress } from '../../wire/nbd/address.js';
 import { Context } from '../../wire/nbd/constants.js';
 import { NbdFormatError } from '../../wire/nbd/handshake.js';
@@ -43,14 +44,14 @@ export class Link {
   /** Connects; with `openTimeoutMs` tries again for that long. */
   static async open(settings: LinkSettings, openTimeoutMs: number, signal?: AbortSignal): Promise<Link> {
     const link = new Link(settings);
-    const deadline = performance.now() + openTimeoutMs;
+    const deadline = clockMs() + openTimeoutMs;
     for (let pauseMs = firstPauseMs; ; pauseMs = Math.min(2 * pauseMs, longestPauseMs)) {
-      const left = deadline - performance.now();
+      const left = deadline - clockMs();
       try {
         await link.#connect(left > 0 ? left : settings.timeoutMs, signal);
         return link;
       } catch (error) {
-        const remaining = deadline - performance.now();
+        const remaining = deadline - clockMs();
         if (remaining <= 0 || signal?.aborted === true || isFinal(error)) throw error;
         await sleep(Math.min(pauseMs, remaining), signal);
       }
@@ -122,7 +123,7 @@ export class Link {
 
   #lost(connection: Connection | undefined, error: Error, unanswered: NbdRequest[]): void {
     if (connection !== undefined && this.#connection === connection) this.#connection = undefined;
-    const now = performance.now();
+    const now = clockMs();
     this.#lostAt = now;
     // A server that answers nothing before it goes again must not keep us busy.
     this.#pauseMs = connection !== undefined && connection.answered > 0 ? 0 : Math.min(Math.max(2 * this.#pauseMs, firstPauseMs), longestPauseMs);
@@ -146,13 +147,13 @@ export class Link {
     const deadline = this.#lostAt + this.#settings.reconnectDelayMs;
     for (;;) {
       try {
-        if (this.#pauseMs > 0) await sleep(Math.min(this.#pauseMs, Math.max(0, deadline - performance.now())), this.#closing.signal);
-        const left = deadline - performance.now();
+        if (this.#pauseMs > 0) await sleep(Math.min(this.#pauseMs, Math.max(0, deadline - clockMs())), this.#closing.signal);
+        const left = deadline - clockMs();
         await this.#connect(left > 0 ? left : attemptMs, this.#closing.signal);
         for (const request of this.#waiting.splice(0)) this.submit(request);
         return;
       } catch (error) {
-        if (this.#closed || isFinal(error) || performance.now() >= deadline) {
+        if (this.#closed || isFinal(error) || clockMs() >= deadline) {
           this.#failWaiting(error instanceof Error ? error : new Error(String(error)));
           return;
         }

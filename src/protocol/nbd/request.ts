@@ -24,7 +24,7 @@ export class NbdRequest {
   /** First extent of a BLOCK_STATUS; length 0: none yet. */
   statusLength = 0;
   statusFlags = 0;
-  /** performance.now() until which a lost request is sent again; set by its first loss. */
+  /** clockMs() until which a lost request is sent again; set by its first loss. */
   deadline = 0;
   #error: BlockError | undefined;
   #resolve!: () => void;

@@ -2,9 +2,6 @@
 import type { BlockDriver } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import type { OptionSchema } from '../../block/options.js';
-import { fatGeometry, type FatType } from './geometry.js';
-import { VvfatOps } from './ops.js';
-import { contentBytes, layOut, scan, type HostEntry } from './tree.js';
 
 export interface VvfatOptions {
   /** The folder. */
@@ -27,9 +24,7 @@ const options: OptionSchema<VvfatOptions> = {
   rw: { type: 'boolean', help: 'Write to the directory' },
 };
 
-const defaultLabel = 'QEMU VVFAT';
 const filenamePrefix = 'fat:';
-const fatClusterBytes = 4096;
 
 /** `fat:[12:|16:|32:][floppy:][rw:]DIR`, the words in any order; the peer passes over others, too, so that DIR has no colon. */
 function parseFilename(filename: string): Record<string, unknown> {
@@ -40,16 +35,6 @@ function parseFilename(filename: string): Record<string, unknown> {
   return { 'fat-type': Number(width ?? 0), dir, floppy: given.includes('floppy'), rw: given.includes('rw') };
 }
 
-function checkedType(value: number | undefined): FatType | undefined {
-  if (value === undefined || value === 0) return undefined;
-  if (value === 12 || value === 16 || value === 32) return value;
-  throw new BlockError('INVALID_ARGUMENT', 'Valid FAT types are only 12, 16 and 32');
-}
-
-function flatten(folder: HostEntry): HostEntry[] {
-  return folder.children.flatMap((child) => [child, ...flatten(child)]);
-}
-
 export const vvfat: BlockDriver<VvfatOptions> = {
   name: 'vvfat',
   kind: 'protocol',
@@ -57,16 +42,5 @@ export const vvfat: BlockDriver<VvfatOptions> = {
   children: {},
   protocolPrefixes: ['fat'],
   parseFilename,
-  async open({ options: given, readOnly }) {
-    const { dir, floppy = false, label = defaultLabel, rw = false } = given;
-    if (dir === undefined) throw new BlockError('INVALID_ARGUMENT', "vvfat block driver requires a 'dir' option");
-    const fatType = checkedType(given['fat-type']);
-    if (label.length > 11) throw new BlockError('INVALID_ARGUMENT', 'vvfat label cannot be longer than 11 bytes');
-    if (rw && readOnly) throw new BlockError('PERMISSION', "Unable to set VVFAT to 'rw' when drive is read-only");
-    if (!rw && !readOnly) throw new BlockError('PERMISSION', 'Image is read-only');
-    const tree = await scan(dir);
-    const geometry = fatGeometry(fatType, floppy, contentBytes(tree, fatClusterBytes));
-    const laidOut = layOut(tree, geometry, label);
-    return new VvfatOps({ dir, geometry, label, ...laidOut, known: flatten(tree) }, rw);
-  },
+  open: (context) => import('./open.js').then(({ openVvfat }) => openVvfat(context)),
 };

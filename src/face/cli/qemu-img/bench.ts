@@ -1,6 +1,7 @@
 /** qemu-img bench */
 import { BlockError } from '../../../block/errors.js';
 import { benchImage } from '../../../image/bench.js';
+import { clockMs } from '../../../platform/clock.js';
 import { CliError, out } from '../output.js';
 import { openImage, parseCacheMode } from '../open.js';
 import { parseNumber, sizeArgument } from '../sizes.js';
@@ -54,9 +55,9 @@ export async function main(argv: string[]): Promise<number> {
     step ||= bufferSize;
     out(`Sending ${count} ${write ? 'write' : 'read'} requests, ${bufferSize} bytes each, ${depth} in parallel (starting at offset ${offset}, step size ${step})\n`);
     if (flushInterval > 0) out(`Sending flush every ${flushInterval} requests\n`);
-    const start = performance.now();
+    const start = clockMs();
     await benchImage(image, { write, count, depth, offset, step, bufferSize, pattern, flushInterval, drainOnFlush });
-    out(`Run completed in ${((performance.now() - start) / 1000).toFixed(3)} seconds.\n`);
+    out(`Run completed in ${((clockMs() - start) / 1000).toFixed(3)} seconds.\n`);
   } catch (error) {
     throw error instanceof BlockError ? new CliError(`Failed request: ${error.message}`, { cause: error }) : error;
   } finally {

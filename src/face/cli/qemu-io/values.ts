@@ -1,5 +1,6 @@
 /** Numbers in qemu-io's arguments and output. */
 import { firstDifference } from '../../../platform/bytes.js';
+import { clockMs } from '../../../platform/clock.js';
 import { fixed, parseSize } from '../../../util/units.js';
 import { CommandFailure, type Session } from './command.js';
 
@@ -58,7 +59,7 @@ export interface Outcome {
 
 /** Statistics of a finished request. */
 export function report({ io }: Session, { verb, offset, length, startedMs, terse }: Outcome): void {
-  const seconds = (performance.now() - startedMs) / 1000;
+  const seconds = (clockMs() - startedMs) / 1000;
   if (terse) {
     io.out(`${length},1,${clock(seconds)},${(length / seconds).toFixed(3)},${(1 / seconds).toFixed(3)}\n`);
     return;

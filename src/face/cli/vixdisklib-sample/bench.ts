@@ -2,6 +2,7 @@
 import {
   VixDiskLib_Flush, VixDiskLib_Read, VixDiskLib_ReadAsync, VixDiskLib_Wait, VixDiskLib_Write, VixDiskLib_WriteAsync,
 } from '../../vixdisklib/c-api.js';
+import { clockMs } from '../../../platform/clock.js';
 import { SECTOR_SIZE } from '../../vixdisklib/constants.js';
 import type { Disk } from '../../vixdisklib/disk.js';
 import { VixErrorCode } from '../../vixdisklib/error-codes.js';
@@ -42,9 +43,9 @@ export async function benchAsynchronous(disk: Disk, piece: number, value: number
 
 async function measured(disk: Disk, piece: number, writes: boolean, transfer: (start: number, count: number) => Promise<void>, settle?: () => Promise<void>): Promise<Figures> {
   const sectors = disk.capacity;
-  const begin = performance.now();
+  const begin = clockMs();
   for (let start = 0; start < sectors; start += piece) await transfer(start, Math.min(piece, sectors - start));
   await settle?.();
   if (writes) await VixDiskLib_Flush(disk);
-  return { sectors, seconds: (performance.now() - begin) / 1000 };
+  return { sectors, seconds: (clockMs() - begin) / 1000 };
 }

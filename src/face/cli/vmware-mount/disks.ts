@@ -2,6 +2,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { clockMs } from '../../../platform/clock.js';
 import { startInBackground } from '../background.js';
 import { CliError, ExitError } from '../output.js';
 import { diskFolder, forget, innerView, isRunning, records, remember, socketOf, type OpenDisk, type Use } from './state.js';
@@ -78,11 +79,11 @@ export async function endAll(disk: OpenDisk, force: boolean): Promise<void> {
 /** Closes a disk that nobody uses any more: when this returns, everything is written. */
 async function close({ disk, server, addressOnly }: OpenDisk, force = false): Promise<void> {
   await hide(disk, force);
-  const patience = performance.now() + (addressOnly || force ? 0 : 10_000);
-  const end = performance.now() + 60_000;
+  const patience = clockMs() + (addressOnly || force ? 0 : 10_000);
+  const end = clockMs() + 60_000;
   for (let asked = false; isRunning(server); await sleep(10)) {
-    if (performance.now() > end) throw new CliError(`The server of ${disk} (process ${server.pid}) does not end`);
-    if (!asked && performance.now() >= patience) {
+    if (clockMs() > end) throw new CliError(`The server of ${disk} (process ${server.pid}) does not end`);
+    if (!asked && clockMs() >= patience) {
       process.kill(server.pid, 'SIGTERM');
       asked = true;
     }
@@ -92,11 +93,11 @@ async function close({ disk, server, addressOnly }: OpenDisk, force = false): Pr
 
 /** Undoes showInside(). The loop device of a partition may let go of the file a moment after it was unmounted. */
 async function hide(disk: string, force: boolean): Promise<void> {
-  for (const end = performance.now() + 2000; isMounted(innerView(disk)); await sleep(20)) {
+  for (const end = clockMs() + 2000; isMounted(innerView(disk)); await sleep(20)) {
     try {
       unmount(innerView(disk), force);
     } catch (error) {
-      if (performance.now() > end) throw error;
+      if (clockMs() > end) throw error;
     }
   }
 }

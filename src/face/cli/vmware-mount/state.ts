@@ -8,6 +8,7 @@ import { closeSync, lstatSync, mkdirSync, openSync, readdirSync, readFileSync, r
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { clockMs } from '../../../platform/clock.js';
 import { CliError } from '../output.js';
 
 /** One way in which a disk is used: a mounted partition, or the disk as a file in a directory. */
@@ -88,9 +89,9 @@ export function records(): OpenDisk[] {
 /** Does some work while no other call of this user's changes mounts. */
 export async function exclusively<T>(work: () => Promise<T>): Promise<T> {
   const lock = join(stateFolder(), 'lock');
-  const end = performance.now() + 60_000;
+  const end = clockMs() + 60_000;
   while (!tryLock(lock)) {
-    if (performance.now() > end) throw new CliError(`Another call is still at work (process ${readLock(lock)?.pid ?? 'unknown'})`);
+    if (clockMs() > end) throw new CliError(`Another call is still at work (process ${readLock(lock)?.pid ?? 'unknown'})`);
     await sleep(50);
   }
   try {

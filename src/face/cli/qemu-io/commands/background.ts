@@ -1,5 +1,6 @@
 /** aio_read, aio_write, aio_flush: requests that go on while further commands run. */
 import { Perm, Req } from '../../../../block/driver.js';
+import { clockMs } from '../../../../platform/clock.js';
 import type { MaybePromise } from '../../../../util/maybe.js';
 import { CommandFailure, describe, parseOptions, requestFailure, wrongUsage, type Command, type Session } from '../command.js';
 import { hexDump, longestRequest, parseLengths, parsePattern, parseQuantity, report, verifyPattern } from '../values.js';
@@ -41,7 +42,7 @@ export const aioRead: Command = {
     if (operands.length < 2) throw wrongUsage(aioRead);
     const offset = parseQuantity(operands[0]!);
     const buffer = new Uint8Array(parseLengths(operands.slice(1)).reduce((sum, length) => sum + length, 0)).fill(unread);
-    const startedMs = performance.now();
+    const startedMs = clockMs();
     start(session, 'readv', () => session.backend.read(offset, buffer), () => {
       if (pattern !== undefined) verifyPattern(session, buffer, pattern, offset);
       if (given.has('q')) return;
@@ -78,7 +79,7 @@ export const aioWrite: Command = {
     if (zeroes && length > longestRequest) throw new CommandFailure(`length cannot exceed ${longestRequest}, given ${operands[1]}`);
     const flags = given.has('f') ? Req.FUA : 0;
     const buffer = zeroes ? undefined : new Uint8Array(length).fill(pattern);
-    const startedMs = performance.now();
+    const startedMs = clockMs();
     const { backend } = session;
     start(session, 'aio_write',
       () => buffer === undefined ? backend.writeZeroes(offset, length, flags | (given.has('u') ? Req.MAY_UNMAP : 0)) : backend.write(offset, buffer, flags),

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import type { BlockBackend } from '../../../../block/child.js';
 import { Perm, Req } from '../../../../block/driver.js';
 import { Errno, systemError } from '../../../../block/errors.js';
+import { clockMs } from '../../../../platform/clock.js';
 import { andThen, type MaybePromise } from '../../../../util/maybe.js';
 import type { ParsedOption } from '../../getopt.js';
 import { CommandFailure, describe, parseOptions, requestFailure, wrongUsage, type Command, type Session } from '../command.js';
@@ -71,7 +72,7 @@ export const read: Command = {
       checkSectors('count', length);
     }
     const buffer = new Uint8Array(length).fill(unread);
-    const startedMs = performance.now();
+    const startedMs = clockMs();
     await perform(session, 'read', () => given.has('b') ? vmState(session.backend).read(offset, buffer) : session.backend.read(offset, buffer));
     const matches = pattern === undefined || verifyPattern(session, buffer.subarray(skip, skip + count), pattern, offset + skip);
     if (given.has('q')) return matches;
@@ -96,7 +97,7 @@ export const readv: Command = {
     if (operands.length < 2) throw wrongUsage(readv);
     const offset = parseQuantity(operands[0]!);
     const buffer = new Uint8Array(parseLengths(operands.slice(1)).reduce((sum, length) => sum + length, 0)).fill(unread);
-    const startedMs = performance.now();
+    const startedMs = clockMs();
     await perform(session, 'readv', () => session.backend.read(offset, buffer));
     const matches = pattern === undefined || verifyPattern(session, buffer, pattern, offset);
     if (given.has('q')) return matches;
@@ -140,7 +141,7 @@ export const write: Command = {
     const buffer = zeroes ? new Uint8Array() : source === undefined ? new Uint8Array(length).fill(pattern) : fillFrom(source, length, session);
     if (buffer === undefined) return false;
     const flags = given.has('f') ? Req.FUA : 0;
-    const startedMs = performance.now();
+    const startedMs = clockMs();
     const { backend } = session;
     await perform(session, 'write', () => {
       if (given.has('b')) return andThen(vmState(backend).write(offset, buffer), () => (backend.writethrough ? backend.flush() : undefined));
@@ -185,7 +186,7 @@ export const writev: Command = {
     if (operands.length < 2) throw wrongUsage(writev);
     const offset = parseQuantity(operands[0]!);
     const buffer = new Uint8Array(parseLengths(operands.slice(1)).reduce((sum, length) => sum + length, 0)).fill(pattern);
-    const startedMs = performance.now();
+    const startedMs = clockMs();
     await perform(session, 'writev', () => session.backend.write(offset, buffer, given.has('f') ? Req.FUA : 0));
     if (!given.has('q')) report(session, { verb: 'wrote', offset, length: buffer.length, startedMs, terse: given.has('C') });
     return true;
@@ -204,7 +205,7 @@ export const discard: Command = {
     const offset = parseQuantity(operands[0]!);
     const length = parseQuantity(operands[1]!);
     if (length > longestRequest) throw new CommandFailure(`length cannot exceed ${longestRequest}, given ${operands[1]}`);
-    const startedMs = performance.now();
+    const startedMs = clockMs();
     await perform(session, 'discard', () => session.backend.discard(offset, length));
     if (!given.has('q')) report(session, { verb: 'discard', offset, length, startedMs, terse: given.has('C') });
     return true;
