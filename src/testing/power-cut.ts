@@ -68,6 +68,7 @@ function torn(change: RecordedChange, random: () => number): RecordedChange[] {
   const head = random() < 0.5;
   const start = head ? change.offset : cut;
   const end = head ? cut : change.offset + change.length;
+  if (start === end) return [];
   return [{ ...change, offset: start, length: end - start, ...(change.data && { data: change.data.slice(start - change.offset, end - change.offset) }) }];
 }
 

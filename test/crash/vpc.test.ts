@@ -45,6 +45,34 @@ describe('VHD after a power cut', () => {
   }
 });
 
+it('a fixed VHD that grows has a footer at its end after any power cut', async () => {
+  const recording = new Recording();
+  const graph = (disk: Recording): BlockGraph => new BlockGraph({ drivers: new DriverRegistry([vpc, recorderDriver(disk)]) });
+  const file = { driver: 'recorder' };
+  const target = await graph(recording).openBackend(file);
+  const none = (): Promise<never> => Promise.reject(new Error('not needed'));
+  await vpc.create!(target, { size: 200_192, force_size: true, subformat: 'fixed' }, {
+    filename: 'disk', createFile: none, openBacking: none, openTarget: none, object: () => undefined, warn: () => undefined,
+  });
+  await target.write(0, new Uint8Array(200_192).fill(7));
+  await target.close();
+  recording.reset();
+  recording.random = seededRandom(testSeed);
+  const disk = await graph(recording).openBackend({ driver: 'vpc', file });
+  await disk.resize(size);
+  await disk.close();
+  const cuts = crashStates(recording, seededRandom(testSeed + 5));
+  for (let taken = 0; taken < 200; taken++) {
+    const state = cuts.next().value;
+    const found = await graph(new Recording(state.image)).openBackend({ driver: 'vpc', file }, { readOnly: true });
+    expect([200_192, size], state.description).toContain(found.size);
+    const bytes = new Uint8Array(200_192);
+    await found.read(0, bytes);
+    expect(bytes.every((byte) => byte === 7), state.description).toBe(true);
+    await found.close();
+  }
+});
+
 describe('VHD that loses its parent', () => {
   it('is a child or a dynamic disk after a power cut, with the same content', async () => {
     const parent = await makeParent(vpc, size, { force_size: true });

@@ -19,14 +19,14 @@ export async function resizeSparse(image: SparseImage, size: number, { prealloca
 }
 
 /**
- * Resolves with the new footer. A disk that shrinks has both footers in its file for a moment, the new one inside what is cut off: were the
- * file cut first, a power cut could leave it without any.
+ * Resolves with the new footer. There are two for a moment: the file is cut behind the new one, and never grows ahead of it (unless room is
+ * to be given in advance). Otherwise a power cut could leave the file without a footer at its end.
  */
 export async function resizeFixed(file: BlockChild, footer: Footer, from: number, size: number, { preallocation }: ResizeOptions): Promise<Footer> {
   requireSize(size);
   const next = footerForSize(footer, size);
   const former = roundUp(file.size, sectorSize);
-  if (size + footerSize > file.size) await file.resize(size + footerSize, { preallocation, exact: false });
+  if (preallocation !== 'off') await file.resize(size + footerSize, { preallocation, exact: false });
   await file.write(size, next.bytes);
   await file.flush();
   if (size > from) {

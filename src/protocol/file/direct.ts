@@ -1,7 +1,8 @@
 /** Moving bytes past the page cache (O_DIRECT), through memory aligned as devices want it. */
 import { readSync } from 'node:fs';
 import { andThen, type MaybePromise } from '../../util/maybe.js';
-import { readLater, type Transfer, writeLater } from './transfer.js';
+import { readLater, writeLater } from './pool.js';
+import type { Transfer } from './transfer.js';
 
 const slotSize = 1 << 20;
 const slotCount = 4;

@@ -5,7 +5,7 @@ import type { Preallocation } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { Native } from '../../platform/native.js';
 import { errnoOf } from './errno.js';
-import { writeLater } from './transfer.js';
+import { writeLater } from './pool.js';
 
 const openFile = promisify(open);
 const closeFile = promisify(close);

@@ -1,10 +1,11 @@
 /** Moving bytes to and from a descriptor through the page cache. */
-import { read as readOnPool, readSync, write as writeOnPool, writeSync } from 'node:fs';
+import { readSync, writeSync } from 'node:fs';
 import type { Native } from '../../platform/native.js';
 import { Errno, systemError } from '../../block/errors.js';
 import type { MaybePromise } from '../../util/maybe.js';
 import { errnoOf } from './errno.js';
 import type { Pace } from './pace.js';
+import { longest, readLater, writeLater } from './pool.js';
 import { WriteQueue } from './write-queue.js';
 
 export interface Transfer {
@@ -12,9 +13,6 @@ export interface Transfer {
   read(offset: number, target: Uint8Array): MaybePromise<void>;
   write(offset: number, source: Uint8Array): MaybePromise<void>;
 }
-
-/** Most bytes one system call moves. */
-const longest = 0x7ffff000;
 
 /** Copying more than this takes so long that others would wait for it: it goes to another thread whether cached or not. */
 const longestHere = 4 << 20;
@@ -85,39 +83,4 @@ export class BufferedTransfer implements Transfer {
     if (count < 0 && count !== -Errno.EAGAIN && count !== -Errno.EINTR) this.#readNow = mustWait;
     return readLater(this.#fd, offset, target, Math.max(count, 0));
   }
-}
-
-/**
- * Reads on the thread pool all of the target after its first `done` bytes. A count that is no multiple of `alignment` (O_DIRECT)
- * ends at the file's end.
- */
-export function readLater(fd: number, offset: number, target: Uint8Array, done: number, alignment = 1): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const step = (): void => {
-      readOnPool(fd, target, done, Math.min(target.length - done, longest), offset + done, (error, count) => {
-        if (error) return reject(systemError(errnoOf(error), { op: 'read', offset, length: target.length }, undefined, error));
-        done += count;
-        if (done < target.length && count > 0 && count % alignment === 0) return step();
-        target.fill(0, done);
-        resolve();
-      });
-    };
-    step();
-  });
-}
-
-/** Writes on the thread pool all of the source after its first `done` bytes. */
-export function writeLater(fd: number, offset: number, source: Uint8Array, done: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const step = (): void => {
-      writeOnPool(fd, source, done, Math.min(source.length - done, longest), offset + done, (error, count) => {
-        if (error) return reject(systemError(errnoOf(error), { op: 'write', offset, length: source.length }, undefined, error));
-        done += count;
-        if (done === source.length) resolve();
-        else if (count === 0) reject(systemError(Errno.ENOSPC, { op: 'write', offset, length: source.length }));
-        else step();
-      });
-    };
-    step();
-  });
 }

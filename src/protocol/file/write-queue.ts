@@ -1,7 +1,7 @@
 /** Writing behind the sender's back: one thread writes while the sender prepares what comes next. */
 import { Errno, systemError } from '../../block/errors.js';
 import { QueuedWrites } from '../../platform/queued-writes.js';
-import { writeLater } from './transfer.js';
+import { writeLater } from './pool.js';
 
 /**
  * Writes of one file. Kernels let no two threads write to a file at once, and those that try only keep a processor busy: there is
