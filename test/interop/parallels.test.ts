@@ -178,10 +178,10 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
   });
 
   /** The bitmap's dirty bytes as another reader has them. */
-  async function dirtyByPeer(file: string): Promise<[number, number][]> {
+  async function dirtyByPeer(file: string, format = 'parallels'): Promise<[number, number][]> {
     const servers = new TestFolder();
     try {
-      const { socket } = await servers.serve(oracleTool('qemu-nbd')!, (path) => ['-r', '-t', '-f', 'parallels', '-k', path, '-B', bitmapName, file]);
+      const { socket } = await servers.serve(oracleTool('qemu-nbd')!, (path) => ['-r', '-t', '-f', format, '-k', path, '-B', bitmapName, file]);
       const map = folder.succeed(oracleTool('qemu-img')!, ['map', '--output=json', '--image-opts',
         `driver=nbd,server.type=unix,server.path=${socket},x-dirty-bitmap=qemu:dirty-bitmap:${bitmapName}`]);
       return (JSON.parse(map) as { start: number; length: number; data: boolean }[]).filter(({ data }) => !data).map(({ start, length }) => [start, start + length]);
@@ -226,6 +226,23 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
       await opened.close();
     }
   }, 240_000);
+
+  it('stored bitmaps go with a conversion, for others to read', async () => {
+    const file = folder.file('extended.hds');
+    await make(file, 4 * MiB, 65_536);
+    extend(file, 4 * MiB);
+    await change(file, [{ kind: 'write', offset: 70_000, length: 200_000, seed: 9 }]);
+    const copy = folder.file('copy.qcow2');
+    expect(await runHere('qemu-img', ['convert', '--bitmaps', '-f', 'parallels', '-O', 'qcow2', file, copy])).toMatchObject({ status: 0 });
+    for (const { img } of peers) {
+      expect(folder.succeed(img, ['compare', '-f', 'parallels', '-F', 'qcow2', file, copy])).toContain('identical');
+      expect(folder.succeed(img, ['check', '-f', 'qcow2', copy])).toContain('No errors were found');
+    }
+    if (oracleTool('qemu-nbd') === undefined) return;
+    const dirty = await dirtyByPeer(file);
+    expect(dirty.length).toBeGreaterThan(10);
+    expect(await dirtyByPeer(copy, 'qcow2')).toEqual(dirty);
+  });
 
   const guid = (digit: number): string => `{00000000-0000-0000-0000-${String(digit).padStart(12, '0')}}`;
   function describeBundle(storages: readonly { readonly end: number; readonly images: readonly (readonly [number, string])[] }[], shots = '', extra = ''): string {
