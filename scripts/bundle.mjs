@@ -3,7 +3,7 @@
 // of the time a call takes. Another Node version refuses it and compiles as usual.
 import { build } from 'esbuild';
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -80,8 +80,9 @@ const elsewhere = (home) => ({
   },
 });
 
-rmSync(outdir, { recursive: true, force: true });
 mkdirSync(outdir, { recursive: true });
+// V8 knows a script only by its length: no compiled form may outlive its script.
+for (const name of readdirSync(outdir)) if (!name.endsWith('.cjs') || !asked.has(name.slice(0, -'.cjs'.length))) rmSync(join(outdir, name));
 for (const [part, entries] of parts) for (const path of entries) asked.get(homes.get(path)).add(path);
 const last = ['shared', 'main'];
 for (const home of [...asked.keys()].sort((a, b) => last.indexOf(a) - last.indexOf(b))) {
