@@ -32,8 +32,11 @@ const settings = {
 const { metafile: { inputs } } = await build({ ...settings, entryPoints: [entry], write: false, metafile: true });
 
 /** The script of a module loaded on demand: its folder's. Tools that share a server or a library share one. */
-const partOf = (path) => (common.test(path) ? undefined
-  : dirname(path).replace(/^src\/(face\/cli\/(?!qemu-im|qemu-io).*|face\/cli)$/, 'tools').replace(/^src\//, '').replaceAll('/', '-'));
+function partOf(path) {
+  if (common.test(path)) return undefined;
+  const folder = dirname(path).replace(/^src\//, '');
+  return /^face\/cli($|\/(?!qemu-img|qemu-io))/.test(folder) ? 'tools' : folder.replaceAll('/', '-');
+}
 
 /** Modules that come with these, and what they load on demand. */
 function reach(paths) {
@@ -84,13 +87,15 @@ mkdirSync(outdir, { recursive: true });
 // V8 knows a script only by its length: no compiled form may outlive its script.
 for (const name of readdirSync(outdir)) if (!name.endsWith('.cjs') || !asked.has(name.slice(0, -'.cjs'.length))) rmSync(join(outdir, name));
 for (const [part, entries] of parts) for (const path of entries) asked.get(homes.get(path)).add(path);
-const last = ['shared', 'main'];
-for (const home of [...asked.keys()].sort((a, b) => last.indexOf(a) - last.indexOf(b))) {
+async function bundle(home) {
   // each module is made when it is asked for
   const modules = [...asked.get(home)].sort().map((path) => `${JSON.stringify(path)}: () => require("./${path}")`);
   const contents = `${home === 'main' ? `export { run } from "./${entry}";` : ''} export const modules = { ${modules.join(', ')} };`;
   await build({ ...settings, plugins: [elsewhere(home)], outfile: join(outdir, `${home}.cjs`), stdin: { contents, resolveDir: '.', sourcefile: `${home}.js` } });
 }
+// What a script holds for others is known when they are made.
+await Promise.all([...asked.keys()].filter((home) => parts.has(home)).map(bundle));
+for (const home of ['shared', 'main']) await bundle(home);
 
 const warm = spawnSync(process.execPath, [fileURLToPath(new URL('warm-cache.cjs', import.meta.url)), outdir], { stdio: ['ignore', 'ignore', 'inherit'] });
 if (warm.status !== 0) process.exit(1);

@@ -1,10 +1,10 @@
 /** Our command line, built from the sources as they are, for tests that start it as users do. */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { copyFileSync, cpSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { inject } from 'vitest';
 
-const project = join(import.meta.dirname, '../..');
 export type ToolName = 'vdisk' | 'qemu-img' | 'qemu-io' | 'qemu-nbd' | 'vmware-vdiskmanager' | 'vmware-mount' | 'vixdisklib-sample';
 
 export interface Ended {
@@ -29,11 +29,7 @@ export class ToolFolder {
 
   constructor(parent = tmpdir()) {
     this.path = mkdtempSync(join(parent, 'vdisk-test-'));
-    const { status, stderr } = spawnSync(process.execPath, ['scripts/bundle.mjs', '--outdir', this.file('.tools/dist/cli')], { cwd: project, encoding: 'utf8' });
-    if (status !== 0) throw new Error(`The command line can't be built: ${stderr}`);
-    cpSync(join(project, 'bin'), this.file('.tools/bin'), { recursive: true, dereference: true });
-    copyFileSync(join(project, 'package.json'), this.file('.tools/package.json'));
-    symlinkSync(join(project, 'node_modules'), this.file('.tools/node_modules'));
+    cpSync(inject('tools'), this.file('.tools'), { recursive: true });
   }
 
   file(name: string): string {
