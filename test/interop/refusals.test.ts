@@ -40,6 +40,7 @@ const commands: readonly (readonly [ToolName, readonly string[]])[] = [
   ...[['-b', 'base.raw', '-F', 'raw'], ['-u', '-b', ''], ['-c', '-b', 'base.raw', '-F', 'none'], ['-F', 'none', '-b', 'base.raw']].map((options) =>
     ['qemu-img', ['rebase', '-f', 'parallels', ...options, 'a.hds']] as const),
   ['qemu-nbd', ['-k', folder.file('folder'), 'a.qcow2']],
+  ...['-a', '-c', '-d'].map((action) => ['qemu-img', ['snapshot', action, 'x', 'base.raw']] as const),
 ];
 
 describe.skipIf(theirs === undefined)('as QEMU 10', () => {
