@@ -85,8 +85,8 @@ export abstract class AppendingFormat extends MappedFormat {
 
   /** Whether a cluster may lie there. */
   protected abstract isPlace(offset: number): boolean;
-  /** What comes before the first change of tables. */
-  protected *claim(): Steps<void> {}
+  /** What comes before room is taken for a cluster, or its entry changed. */
+  protected *claim(_cluster: number): Steps<void> {}
   /** What comes after all tables are durable, when writing ends. */
   protected *settle(): Steps<void> {}
 
@@ -131,8 +131,8 @@ export abstract class AppendingFormat extends MappedFormat {
     const { clusterSize } = this;
     const present = yield* settled(() => this.writable(offset, length));
     if (present !== undefined) return { ...present, padBefore: 0, padAfter: 0, commit: () => undefined, cancel: () => undefined };
-    yield* this.claim();
     const first = Math.floor(offset / clusterSize);
+    yield* this.claim(first);
     const padBefore = offset - first * clusterSize;
     const wanted = Math.min(this.tables.span(first), Math.ceil((padBefore + length) / clusterSize));
     const spot = yield* settled(() => this.tables.lookup(first));
@@ -211,7 +211,7 @@ export abstract class AppendingFormat extends MappedFormat {
   }
 
   *#changeEntries(first: number, count: number, place: number): Steps<void> {
-    yield* this.claim();
+    yield* this.claim(first);
     yield* this.#link(first, count, place);
   }
 

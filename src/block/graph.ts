@@ -467,7 +467,8 @@ export class BlockGraph {
     const head = new Uint8Array(2048);
     const result = file.read(0, head, 0);
     if (isPromise(result)) await result;
-    return this.#guess(head.subarray(0, Math.min(head.length, file.size)), filename);
+    // as the peer sees it: whole sectors, so that the start of a file cut short is still known
+    return this.#guess(head.subarray(0, Math.min(head.length, Math.ceil(file.size / 512) * 512)), filename);
   }
 
   #guess(head: Uint8Array, filename: string): string {

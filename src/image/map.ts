@@ -22,15 +22,16 @@ export interface MapEntry {
 
 /**
  * Reports the ranges of [start, end) in order, neighbours with the same answer joined. Of an empty range one empty entry is reported.
+ * `last`: no entry follows; where a range cannot be told, none was the last.
  * `end` past the image's end means its end.
  */
-export function mapImage(top: BlockNode, start: number, end: number, report: (entry: MapEntry) => void): MaybePromise<void> {
+export function mapImage(top: BlockNode, start: number, end: number, report: (entry: MapEntry, last: boolean) => void): MaybePromise<void> {
   return run(mapSteps(top, start, Math.min(end, top.size), report));
 }
 
-function* mapSteps(top: BlockNode, start: number, end: number, report: (entry: MapEntry) => void): Steps<void> {
+function* mapSteps(top: BlockNode, start: number, end: number, report: (entry: MapEntry, last: boolean) => void): Steps<void> {
   if (start >= end) {
-    report({ start, length: 0, depth: 0, present: false, zero: false, data: false, compressed: false });
+    report({ start, length: 0, depth: 0, present: false, zero: false, data: false, compressed: false }, true);
     return;
   }
   let pending: MapEntry | undefined;
@@ -40,11 +41,11 @@ function* mapSteps(top: BlockNode, start: number, end: number, report: (entry: M
     if (pending === undefined) pending = entry;
     else if (continues(pending, entry)) pending = { ...pending, length: pending.length + entry.length };
     else {
-      report(pending);
+      report(pending, false);
       pending = entry;
     }
   }
-  if (pending) report(pending);
+  if (pending) report(pending, true);
 }
 
 /** The answer of the first layer that knows whether there is data. */

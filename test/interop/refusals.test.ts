@@ -40,6 +40,7 @@ const commands: readonly (readonly [ToolName, readonly string[]])[] = [
   ...[['-b', 'base.raw', '-F', 'raw'], ['-u', '-b', ''], ['-c', '-b', 'base.raw', '-F', 'none'], ['-F', 'none', '-b', 'base.raw']].map((options) =>
     ['qemu-img', ['rebase', '-f', 'parallels', ...options, 'a.hds']] as const),
   ['qemu-nbd', ['-k', folder.file('folder'), 'a.qcow2']],
+  ...['-a', '-c', '-d'].map((action) => ['qemu-img', ['snapshot', action, 'x', 'base.raw']] as const),
 ];
 
 describe.skipIf(theirs === undefined)('as QEMU 10', () => {
@@ -56,9 +57,11 @@ describe.skipIf(theirs === undefined)('as QEMU 10', () => {
 
   it('lists the bitmap first that was named last', () => {
     for (const name of ['z', 'a', 'm']) folder.succeed(folder.tool('qemu-img'), ['bitmap', '--add', 'a.qcow2', name]);
-    const listed = [folder.tool('qemu-nbd'), oracleTool('qemu-nbd')!].map((server) => {
-      folder.succeed(server, ['-r', '-k', folder.file('socket'), '-f', 'qcow2', '-B', 'z', '-B', 'a', '-B', 'm', '--fork', '--pid-file', folder.file('pid'), 'a.qcow2']);
-      const list = folder.succeed(oracleTool('qemu-nbd')!, ['-L', '-k', folder.file('socket')]);
+    const listed = [folder.tool('qemu-nbd'), oracleTool('qemu-nbd')!].map((server, index) => {
+      // each its own: a server that ends takes its socket away
+      const socket = folder.file(`socket${index}`);
+      folder.succeed(server, ['-r', '-k', socket, '-f', 'qcow2', '-B', 'z', '-B', 'a', '-B', 'm', '--fork', '--pid-file', folder.file('pid'), 'a.qcow2']);
+      const list = folder.succeed(oracleTool('qemu-nbd')!, ['-L', '-k', socket]);
       process.kill(Number(readFileSync(folder.file('pid'), 'utf8')));
       return list.match(/dirty-bitmap:\w/g);
     });

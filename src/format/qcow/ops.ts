@@ -85,6 +85,11 @@ export class QcowOps extends AppendingFormat {
     return offset % 512 === 0 && offset >= headerBytes && offset < Math.max(this.end, this.file.size) && !onDirectory;
   }
 
+  /** A table lies before the first data it shows, as at the peer. */
+  protected override *claim(cluster: number): Steps<void> {
+    yield* this.tables.lookupForWriting(cluster);
+  }
+
   /** What lies in the file is not what the guest sees. */
   override status(offset: number, length: number, wantZero: boolean): MaybePromise<LayerExtent> {
     const extent = super.status(offset, length, wantZero);
@@ -140,6 +145,7 @@ export class QcowOps extends AppendingFormat {
   }
 
   *#storeCompressed(cluster: number, packed: Uint8Array): Steps<void> {
+    yield* wait(this.exclusive(() => run(this.claim(cluster))));
     const offset = this.reserve(packed.length, sector);
     try {
       yield* wait(this.debug('write_compressed'));

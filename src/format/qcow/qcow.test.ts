@@ -163,12 +163,12 @@ describe('a qcow image', () => {
     const image = await folder.create('qcow', 10 * mib);
     await folder.use('qcow', image, (disk) => disk.write(0, text(4 * 4096)));
     expect(await check(image)).toMatchObject({ corruptions: 0, leaks: 0, allocatedClusters: 4 });
-    // clusters 1 to 4 of the file, then the L2 table: entry 0 outside, entries 2 and 3 in one place
+    // the L2 table, then clusters 2 to 5 of the file: entry 0 outside, entries 2 and 3 in one place
     const table = Number(folder.bytes(image).readBigUInt64BE(48));
     folder.patch(image, [table, 0, 0, 0, 1, 0, 0, 0, 0], [table + 16, ...folder.bytes(image).subarray(table + 24, table + 32)]);
     const lines: string[] = [];
     expect(await check(image, 'all', lines)).toMatchObject({ corruptions: 2, corruptionsFixed: 2 });
-    expect(lines).toEqual(['ERROR Cluster at offset 0x100000000 is not in the file', 'ERROR Cluster at offset 0x4000 is used twice']);
+    expect(lines).toEqual(['ERROR Cluster at offset 0x100000000 is not in the file', 'ERROR Cluster at offset 0x5000 is used twice']);
     expect(await check(image)).toMatchObject({ corruptions: 0, allocatedClusters: 3 });
     await folder.use('qcow', image, (disk) => disk.write(2 * 4096, new Uint8Array(4096).fill(7)));
     const content = await folder.content('qcow', image);

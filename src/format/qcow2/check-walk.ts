@@ -17,6 +17,7 @@ export interface CheckJob {
   readonly repairLeaks: boolean;
   readonly repairErrors: boolean;
   readonly report: (line: string) => void;
+  readonly reportError: (line: string) => void;
   readonly signal: AbortSignal | undefined;
   /** Snapshot table as the check found (and mended) it. */
   snapshots: SnapshotTable;

@@ -11,6 +11,8 @@ import { overhanging, readSnapshotTable, storeSnapshotTable, type SnapshotDamage
 import { checkCopiedFlags } from './check-copied.js';
 import { maxSnapshotExtraSize, maxSnapshots } from './tables.js';
 
+const ignore = (): void => {};
+
 export type CheckOptions = Parameters<CheckFacet['check']>[0];
 
 /**
@@ -22,11 +24,11 @@ export async function checkImage(image: Qcow2Image, options: CheckOptions): Prom
   const result: CheckResult = { corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: 0, leaksFixed: 0 };
   const job: CheckJob = {
     image, result, repairLeaks: options.repair !== 'none', repairErrors: options.repair === 'all',
-    report: options.report ?? ((): void => {}), signal: options.signal, snapshots: { entries: [], size: 0 },
+    report: options.report ?? ignore, reportError: options.reportError ?? options.report ?? ignore, signal: options.signal, snapshots: { entries: [], size: 0 },
   };
   await run(image.flushMetadata());
   await run(image.refcounts.cache.writeBack());
-  const dropped = await readSnapshots(job, options.reportError ?? job.report);
+  const dropped = await readSnapshots(job);
   const incomplete = reportIncomplete(job);
   await checkRefcounts(job);
   result.corruptionsFixed += dropped;
@@ -46,8 +48,8 @@ async function markSound(image: Qcow2Image): Promise<void> {
 }
 
 /** Reads the snapshot table anew; returns the number of snapshots that were dropped because they exceed the limits. */
-async function readSnapshots(job: CheckJob, reportError: (line: string) => void): Promise<number> {
-  const { image, result, report } = job;
+async function readSnapshots(job: CheckJob): Promise<number> {
+  const { image, result, report, reportError } = job;
   const surplus = Math.max(0, image.header.snapshotCount - maxSnapshots);
   if (surplus > 0 && !job.repairErrors) {
     result.checkErrors++;
@@ -127,7 +129,12 @@ async function rebuild(job: CheckJob, found: Walk): Promise<{ walk: Walk; end: n
   const { image, result, report } = job;
   report('Rebuilding refcount structure');
   const before = { ...result };
-  await rebuildRefcounts(image, found.references);
+  try {
+    await rebuildRefcounts(image, found.references);
+  } catch (error) {
+    if (error instanceof BlockError) job.reportError(`ERROR writing refblock: ${strerror(error.errno)}`);
+    throw error;
+  }
   await run(image.reload());
   image.snapshots = job.snapshots;
   result.corruptions = 0;

@@ -49,16 +49,17 @@ async function write(image: Qcow2Image, references: ReferenceCounts, layout: Lay
     for (let cluster = references.nextReferenced(index * perBlock, end); cluster < end; cluster = references.nextReferenced(cluster + 1, end)) {
       writeRefcount(block, cluster % perBlock, order, references.get(cluster));
     }
-    await image.file.write(place * clusterSize, block);
+    await run(image.writeMetadata(place * clusterSize, block));
     writeU64(viewOf(table), index * 8, place * clusterSize);
   }
-  await image.file.write(layout.tableStart * clusterSize, table);
+  await run(image.writeMetadata(layout.tableStart * clusterSize, table));
   await image.file.flush();
 }
 
 /**
  * Writes new refcount structures for what a check counted, and switches the header to them. The old ones keep their counts (as leaks).
  * No block lies before the area it covers; the table comes to the first place that has room.
+ * @throws BlockError where they would come to lie on metadata behind the end of the file, which was not counted
  */
 export async function rebuildRefcounts(image: Qcow2Image, references: ReferenceCounts): Promise<void> {
   const { clusterBits, clusterSize, refcountOrder } = image.geometry;

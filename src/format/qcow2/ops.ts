@@ -148,7 +148,8 @@ export class Qcow2Ops extends MappedFormat {
     const stored = Math.floor(allocated / this.clusterSize);
     const many = Math.max(Math.floor(stored * 10 / 9), stored + 2);
     try {
-      image.preallocated = (await run(image.refcounts.countUsed(many))) >= many;
+      const inFile = Math.ceil(image.file.size / this.clusterSize);
+      image.preallocated = (await run(image.refcounts.countUsed(inFile, many))) >= many;
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
     }

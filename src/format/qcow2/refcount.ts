@@ -181,12 +181,15 @@ export class Refcounts {
     yield* this.#discard();
   }
 
-  /** Counts clusters in use, up to `limit`. */
-  *countUsed(limit: number): Steps<number> {
+  /** Counts those of the first `clusters` that are in use, up to `limit`. */
+  *countUsed(clusters: number, limit: number): Steps<number> {
     let used = 0;
     for (const index of this.blocks()) {
+      const first = index * this.perBlock;
+      if (first >= clusters) break;
       const { bytes } = (yield* this.#block(index))!;
-      for (let at = 0; at < this.perBlock; at++) if (readRefcount(bytes, at, this.#order) !== 0) used++;
+      const end = Math.min(this.perBlock, clusters - first);
+      for (let at = 0; at < end; at++) if (readRefcount(bytes, at, this.#order) !== 0) used++;
       if (used >= limit) break;
     }
     return used;

@@ -41,7 +41,7 @@ export async function checkQed(image: CheckedImage, { repair, signal }: CheckOpt
     corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: 0, leaksFixed: 0,
     totalClusters: Math.ceil(size / clusterSize), allocatedClusters: 0, fragmentedClusters: 0,
   };
-  const used = new ClusterSet(Math.ceil(file.size / clusterSize));
+  const used = new ClusterSet(Math.floor(file.size / clusterSize));
   const findings: Finding[] = [];
   const report = (finding: Finding): void => {
     result.corruptions++;

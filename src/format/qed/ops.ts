@@ -60,7 +60,7 @@ export class QedOps extends AppendingFormat {
 
   protected isPlace(offset: number): boolean {
     const { headerSize, clusterSize } = this.#header;
-    return offset % clusterSize === 0 && offset >= headerSize * clusterSize && offset < this.end;
+    return offset % clusterSize === 0 && offset >= headerSize * clusterSize && offset + clusterSize <= this.end;
   }
 
   /** Tables of an overlay are always right, for they are written behind their data; without a backing file the peer asks for the mark. */
@@ -95,16 +95,24 @@ export class QedOps extends AppendingFormat {
     this.#header = { ...this.#header, features };
   }
 
-  /** What a writer does first: features unknown to us are switched off, and (but for a check) damage that another left is repaired. */
+  /** What a writer does first: features unknown to us are switched off, and (but for a check) damage that another left is repaired, or refused. */
   async takeOver(forCheck: boolean): Promise<void> {
     if (this.#header.autoclear !== 0n) {
       this.#header = { ...this.#header, autoclear: 0n };
       await this.file.write(32, new Uint8Array(8));
       await this.file.flush();
     }
-    if (forCheck || (this.#header.features & Feature.NEED_CHECK) === 0) return;
-    const { checkErrors } = await this.#check({ repair: 'all' });
-    if (checkErrors > 0) throw new BlockError('CORRUPT_IMAGE', strerror(Errno.EIO), { errno: Errno.EIO });
+    if (forCheck) return;
+    if ((this.#header.features & Feature.NEED_CHECK) !== 0) {
+      const { checkErrors } = await this.#check({ repair: 'all' });
+      if (checkErrors > 0) throw new BlockError('CORRUPT_IMAGE', strerror(Errno.EIO), { errno: Errno.EIO });
+    } else if (this.file.size % this.#header.clusterSize !== 0) await this.#refuseCut();
+  }
+
+  /** A new cluster behind a cut one would make that look whole. @throws BlockError where the cut one is in use */
+  async #refuseCut(): Promise<void> {
+    const { corruptions } = await this.#check({ repair: 'none' });
+    if (corruptions > 0) throw new BlockError('CORRUPT_IMAGE', 'Clusters lie behind the end of the file', { errno: Errno.EIO });
   }
 
   async #check(options: CheckOptions): ReturnType<typeof checkQed> {

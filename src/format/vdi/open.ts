@@ -17,7 +17,7 @@ export async function openVdi(context: OpenContext<object>): Promise<VdiOps> {
   if (!context.readOnly && header.blockExtra !== 0) {
     throw new BlockError('UNSUPPORTED_FEATURE', 'VDI images with extra data in front of blocks can only be read', { errno: Errno.ENOTSUP });
   }
-  return new VdiOps(context, file, parent, header, context.readOnly || context.mode.noIo ? header.allocated : await blocksInUse(file, header, context.mode.check));
+  return new VdiOps(context, file, parent, header, context.readOnly || context.mode.noIo || context.mode.check ? header.allocated : await blocksInUse(file, header));
 }
 
 /**
@@ -47,9 +47,9 @@ async function openParent({ implicitChild, mode }: OpenContext<object>, { parent
 /**
  * Blocks at the start of the file that may hold something. Where the file's length is not what the header says, its writer was cut off,
  * and the block map decides.
- * @throws BlockError where it names what is not there, unless the image is known to be `damaged`
+ * @throws BlockError where it names what is not there
  */
-async function blocksInUse(file: BlockChild, header: VdiHeader, damaged: boolean): Promise<number> {
+async function blocksInUse(file: BlockChild, header: VdiHeader): Promise<number> {
   const { tableOffset, blocks, allocated } = header;
   if (file.size === header.dataOffset + allocated * strideOf(header)) return allocated;
   const inFile = blocksInFile(header, file.size);
@@ -58,7 +58,7 @@ async function blocksInUse(file: BlockChild, header: VdiHeader, damaged: boolean
     const entry = view.getUint32(at * entrySize, true);
     if (!isAllocated(entry)) return;
     if (entry < inFile) used = Math.max(used, entry + 1);
-    else if (!damaged) throw new BlockError('CORRUPT_IMAGE', `Block ${block} lies behind the end of the file`);
+    else throw new BlockError('CORRUPT_IMAGE', `Block ${block} lies behind the end of the file`);
   }, entrySize);
   return used;
 }

@@ -1,5 +1,5 @@
 /** qemu-img map */
-import { BlockError } from '../../../block/errors.js';
+import { BlockError, strerror } from '../../../block/errors.js';
 import { mapImage, type MapEntry } from '../../../image/map.js';
 import { formatBytes } from '../../../util/units.js';
 import { CliError, out } from '../output.js';
@@ -35,20 +35,19 @@ export async function main(argv: string[]): Promise<number> {
       await mapImage(image.node, start, start + length, printLine);
     }
   } catch (error) {
-    throw error instanceof BlockError ? new CliError(`Failed to read image metadata: ${error.message}`, { cause: error }) : error;
+    throw error instanceof BlockError ? new CliError(`Could not read file metadata: ${strerror(error.errno)}`, { cause: error }) : error;
   } finally {
     await image.close();
   }
   return 0;
 }
 
-async function printJson(map: (report: (entry: MapEntry) => void) => void | Promise<void>): Promise<void> {
-  let before = '[';
-  await map(({ start, length, depth, present, zero, data, compressed, offset }) => {
+async function printJson(map: (report: (entry: MapEntry, last: boolean) => void) => void | Promise<void>): Promise<void> {
+  out('[');
+  await map(({ start, length, depth, present, zero, data, compressed, offset }, last) => {
     const place = offset === undefined ? '' : `, "offset": ${formatBytes(offset)}`;
-    out(`${before}{ "start": ${formatBytes(start)}, "length": ${formatBytes(length)}, "depth": ${depth}, "present": ${present}, `
-      + `"zero": ${zero}, "data": ${data}, "compressed": ${compressed}${place}}`);
-    before = ',\n';
+    out(`{ "start": ${formatBytes(start)}, "length": ${formatBytes(length)}, "depth": ${depth}, "present": ${present}, `
+      + `"zero": ${zero}, "data": ${data}, "compressed": ${compressed}${place}}${last ? '' : ',\n'}`);
   });
   out(']\n');
 }

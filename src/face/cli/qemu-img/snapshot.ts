@@ -29,10 +29,16 @@ export async function main(argv: string[]): Promise<number> {
   const wanted: Action = action ?? { kind: 'list' };
   const filename = oneFilename(options.operands);
   checkImageOptions({ imageOpts, format });
-  const backend = await openImage(filename, {
+  const open = (): ReturnType<typeof openImage> => openImage(filename, {
     format, imageOpts, forceShare, writable: wanted.kind !== 'list', resize: wanted.kind === 'apply',
     options: { noBacking: wanted.kind === 'list', discard: 'unmap' },
   });
+  let backend = await open();
+  // The peer then tries the layer below, and opens the image anew: a guessed format is warned of again.
+  if (wanted.kind === 'apply' && backend.node.facet('snapshots') === undefined) {
+    await backend.close();
+    backend = await open();
+  }
   await withImage(backend, ({ node }) => (wanted.kind === 'list' ? list(node) : change(node, wanted)));
   return 0;
 }
