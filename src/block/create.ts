@@ -46,8 +46,8 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
   const fields = createFields(format, protocol);
   for (const key of Object.keys(options)) if (!fields[key]) throw new BlockError('INVALID_ARGUMENT', `Invalid parameter '${key}'`);
   const fileOptions: Record<string, OptionValue> = Object.fromEntries(Object.entries(options).filter(([key]) => protocol.createOptions?.[key] && !format.createOptions?.[key]));
-  // A format that leaves the space to the file (raw): the file is made as long as the disk.
-  if (fileOptions['preallocation'] !== undefined) fileOptions['size'] = size;
+  // The bytes of the file are those of the disk (raw): it is made as long.
+  if (fileOptions['preallocation'] !== undefined && format.children['file']?.role === 'filtered') fileOptions['size'] = size;
   const formatOptions = { ...Object.fromEntries(Object.entries(options).filter(([key]) => format.createOptions?.[key])), size };
   const place = (name: string): string => ownName(graph, name, protocol);
   await format.checkCreate?.(formatOptions);

@@ -44,9 +44,14 @@ export function materialSize(keyBytes: number): number {
   return Math.ceil(keyBytes * stripeCount / 512) * 512;
 }
 
+/** What a keyslot's material keeps from everything else. */
+function materialSpace(keyBytes: number): number {
+  return Math.ceil(materialSize(keyBytes) / alignment) * alignment;
+}
+
 /** Where a new header puts its key material. */
 export function keyslotOffset(index: number, keyBytes: number): number {
-  return alignment + index * Math.ceil(materialSize(keyBytes) / alignment) * alignment;
+  return alignment + index * materialSpace(keyBytes);
 }
 
 /** Bytes of header and key material together, in a new image. */
@@ -97,11 +102,11 @@ export function parseLuks1(bytes: Uint8Array, detached: boolean): Luks1Header {
 }
 
 function checkPlaces(keyslots: readonly Luks1Keyslot[], keyBytes: number, payloadOffset: number, detached: boolean): void {
-  const size = materialSize(keyBytes);
+  const size = materialSpace(keyBytes);
+  if (!detached && payloadOffset < alignment) throw corrupt('LUKS payload is overlapping with the header');
   keyslots.forEach(({ offset }, index) => {
-    if (offset < luks1HeaderSize) throw corrupt(`Keyslot ${index} is overlapping with the LUKS header`);
-    if (!detached && offset + size > payloadOffset) throw corrupt(payloadOffset < luks1HeaderSize
-      ? 'LUKS payload is overlapping with the header' : `Keyslot ${index} is overlapping with the encrypted payload`);
+    if (offset < alignment) throw corrupt(`Keyslot ${index} is overlapping with the LUKS header`);
+    if (!detached && offset + size > payloadOffset) throw corrupt(`Keyslot ${index} is overlapping with the encrypted payload`);
     for (let other = index + 1; other < keyslots.length; other++) {
       const theirs = keyslots[other]!.offset;
       if (offset < theirs + size && theirs < offset + size) throw corrupt(`Keyslots ${index} and ${other} are overlapping in the header`);

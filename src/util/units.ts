@@ -5,23 +5,23 @@ const suffixes = 'BKMGTPE';
 /**
  * Bytes that `text` stands for: decimal or hexadecimal digits, or a decimal fraction, and an optional suffix b, k, M, G, T, P, E
  * (powers of 1024, either case). Without a suffix the unit is bytes, or `defaultSuffix`.
- * Values above 2^53 are rounded to the next double. 'invalid' where the text is no size, 'range' below 0 and beyond 2^64-1.
+ * Values above 2^53 are rounded to the next double. 'invalid' where the text is no size, 'range' below 0 and beyond `max`.
  */
-export function parseSize(text: string, defaultSuffix = 'B'): number | 'invalid' | 'range' {
+export function parseSize(text: string, defaultSuffix = 'B', max = 0xffff_ffff_ffff_ffffn): number | 'invalid' | 'range' {
   if (/^\s*-\d+$/.test(text)) return 'range';
   const hex = /^\s*\+?0[xX]([0-9a-fA-F]+)$/.exec(text);
-  if (hex) return inRange(BigInt(`0x${hex[1]}`));
+  if (hex) return inRange(BigInt(`0x${hex[1]}`), max);
   const match = /^\s*\+?(\d+)(?:\.(\d*))?([bkmgtpe]?)$/i.exec(text) ?? /^\s*\+?(\d*)\.(\d+)([bkmgtpe]?)$/i.exec(text);
   if (!match) return 'invalid';
   const power = suffixes.indexOf((match[3] || defaultSuffix).toUpperCase());
   const fraction = Number(`0.${match[2] || '0'}`);
   if (fraction !== 0 && power === 0) return 'invalid';
   const unit = 1n << BigInt(power * 10);
-  return inRange(BigInt(match[1] || '0') * unit + BigInt(Math.trunc(fraction * Number(unit))));
+  return inRange(BigInt(match[1] || '0') * unit + BigInt(Math.trunc(fraction * Number(unit))), max);
 }
 
-function inRange(value: bigint): number | 'range' {
-  return value > 0xffff_ffff_ffff_ffffn ? 'range' : Number(value);
+function inRange(value: bigint, max: bigint): number | 'range' {
+  return value > max ? 'range' : Number(value);
 }
 
 /** "64 MiB", "0.977 KiB", "512 B": three significant digits. */

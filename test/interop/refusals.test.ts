@@ -41,6 +41,14 @@ const commands: readonly (readonly [ToolName, readonly string[]])[] = [
     ['qemu-img', ['rebase', '-f', 'parallels', ...options, 'a.hds']] as const),
   ['qemu-nbd', ['-k', folder.file('folder'), 'a.qcow2']],
   ...['-a', '-c', '-d'].map((action) => ['qemu-img', ['snapshot', action, 'x', 'base.raw']] as const),
+  ...['-c', '-d', '--pattern', '--flush-interval'].flatMap((option) =>
+    ['-1', '1k'].map((number) => ['qemu-img', ['bench', option, number, 'a.qcow2']] as const)),
+  ...['0', '17', '-1', 'x'].map((number) => ['qemu-img', ['convert', '-m', number, 'a.qcow2', 'x']] as const),
+  ['qemu-img', ['bench', '--pattern', '256', 'a.qcow2']],
+  ['qemu-img', ['bitmap', '--add', '-g', '-1', 'a.qcow2', 'b']],
+  ...['1M', '9223372036854775807', '9223372036854775808', '-1'].map((offset) => ['qemu-img', ['map', '-s', offset, '-l', offset, 'a.qcow2']] as const),
+  ...['', 'compat6=on,hwversion=4', 'adapter_type=none', 'subformat=monolithicFlat', 'subformat=none'].map((options) =>
+    ['qemu-img', ['create', '-u', '-f', 'vmdk', ...(options === '' ? [] : ['-o', options]), '-b', 'base.raw', '-F', options === '' ? 'none' : 'raw', 'x.vmdk', '1M']] as const),
 ];
 
 describe.skipIf(theirs === undefined)('as QEMU 10', () => {

@@ -156,6 +156,13 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', 'vmdkinfo'))('vmdk', () => {
     expect(JSON.parse(ours)).toMatchObject({ 'dirty-flag': false });
   });
 
+  it('descriptors have their own size, whatever the file is told about space', () => {
+    for (const subformat of ['monolithicFlat', 'twoGbMaxExtentSparse']) {
+      folder.succeed(folder.tool('qemu-img'), ['create', '-q', '-f', 'vmdk', '-o', `subformat=${subformat},preallocation=off`, file('disk.vmdk'), '3M']);
+      expect(readFileSync(file('disk.vmdk')).length).toBeLessThan(512);
+    }
+  });
+
   describe('a stream', () => {
     it('is continued where it ended, in order', async () => {
       await create(file('disk.vmdk'), { subformat: 'streamOptimized' });
@@ -186,6 +193,30 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', 'vmdkinfo'))('vmdk', () => {
         expect(await disk.facet('check')!.check({ repair: 'all' })).toMatchObject({ corruptions: 0, corruptionsFixed: 1 });
       }, { check: true });
       expectJudged(file('disk.vmdk'), new DiskModel(new Uint8Array(size)).apply(steps.slice(0, -1)).bytes);
+    }, 60_000);
+
+    it.each(['ours', 'theirs'])('that refuses what its child has keeps the child (%s)', async (maker) => {
+      const zeroes = file('zeroes.raw');
+      writeFileSync(zeroes, Buffer.concat([Buffer.alloc(grain, 1), Buffer.alloc(size - grain)]));
+      const tool = maker === 'ours' ? folder.tool('qemu-img') : oracleTool('qemu-img');
+      if (tool === undefined) return;
+      folder.succeed(tool, ['convert', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized', zeroes, file('base.vmdk')]);
+      folder.succeed(folder.tool('qemu-img'), ['create', '-q', '-f', 'vmdk', '-b', file('base.vmdk'), '-F', 'vmdk', file('child.vmdk')]);
+      await withDisk(file('child.vmdk'), (disk) => disk.write(0, new Uint8Array(512)));
+      const [base, before] = [readFileSync(file('base.vmdk')), await shown(file('child.vmdk'))];
+      const { status, stderr } = folder.run(folder.tool('qemu-img'), ['commit', file('child.vmdk')]);
+      expect({ status, stderr }).toEqual({
+        status: 1, stderr: 'qemu-img: Could not write to allocated cluster for streamOptimized\nqemu-img: Block job failed: Input/output error\n',
+      });
+      expect(readFileSync(file('base.vmdk')).equals(base)).toBe(true);
+      expect(Buffer.from(await shown(file('child.vmdk'))).equals(before)).toBe(true);
+    }, 60_000);
+
+    it('takes zeroes where it has nothing, in any order', async () => {
+      writeFileSync(file('source.raw'), new DiskModel(new Uint8Array(size)).apply(randomSteps(6, true)).bytes);
+      await create(file('disk.vmdk'), { subformat: 'streamOptimized' });
+      folder.succeed(folder.tool('qemu-img'), ['convert', '-n', '-f', 'raw', '-O', 'vmdk', file('source.raw'), file('disk.vmdk')]);
+      expectJudged(file('disk.vmdk'), readFileSync(file('source.raw')));
     }, 60_000);
 
     it('goes to a pipe, and comes from one', () => {

@@ -39,6 +39,7 @@ describe('Getopt', () => {
     [['-qz'], 'unknown', '-qz', "invalid option -- 'z'"],
     [['-f'], 'missing', '-f', "option requires an argument -- 'f'"],
     [['--zork'], 'unknown', '--zork', "unrecognized option '--zork'"],
+    [['--zork=1'], 'unknown', '--zork=1', "unrecognized option '--zork=1'"],
     [['--fo=raw'], 'ambiguous', '--fo=raw', "option '--fo=raw' is ambiguous; possibilities: '--format' '--force-share'"],
     [['--out'], 'missing', '--out', "option '--output' requires an argument"],
     [['--image-opts=3'], 'unexpected', '--image-opts=3', "option '--image-opts' doesn't allow an argument"],

@@ -127,7 +127,7 @@ export class Getopt {
     const candidates = this.#long.filter(({ long }) => long!.startsWith(typed));
     const definition = candidates.find(({ long }) => long === typed) ?? (candidates.length === 1 ? candidates[0] : undefined);
     if (definition === undefined) {
-      if (candidates.length === 0) throw new GetoptError('unknown', word, `unrecognized option '--${typed}'`);
+      if (candidates.length === 0) throw new GetoptError('unknown', word, `unrecognized option '${word}'`);
       const list = candidates.map(({ long }) => ` '--${long}'`).join('');
       throw new GetoptError('ambiguous', word, `option '${word}' is ambiguous; possibilities:${list}`);
     }

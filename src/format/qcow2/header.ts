@@ -190,8 +190,7 @@ function checkFields(header: Qcow2Header, compression: number, check: boolean): 
   if (compression === 0 && compressionFlag) throw invalid('qcow2: Compression type incompatible feature bit must not be set');
   if (compression !== 0 && !compressionFlag) throw invalid('qcow2: Compression type incompatible feature bit must be set');
   if (header.refcountOrder > 6) throw invalid('Reference count entry width too large; may not exceed 64 bits');
-  if (header.cryptMethod > CryptMethod.LUKS) throw invalid(`Unsupported encryption method ${header.cryptMethod}`);
-  if (header.size > Number.MAX_SAFE_INTEGER) throw new BlockError('CORRUPT_IMAGE', 'Image is too big', { errno: Errno.EFBIG });
+  if (header.cryptMethod > CryptMethod.LUKS) throw invalid(`Unsupported encryption method ${header.cryptMethod | 0}`);
 
   if (header.refcountTableClusters > maxRefcountTableBytes / clusterSize) throw invalid('Reference count table too large');
   if (header.refcountTableClusters === 0 && !check) throw invalid('Image does not contain a reference count table');
@@ -203,6 +202,7 @@ function checkFields(header: Qcow2Header, compression: number, check: boolean): 
   const needed = l1EntriesFor(header.size, header.clusterBits, hasFeature(header, Incompatible.EXTENDED_L2));
   if (needed > 0x7fff_ffff) throw new BlockError('CORRUPT_IMAGE', 'Image is too big', { errno: Errno.EFBIG });
   if (header.l1Size < needed) throw invalid('L1 table is too small');
+  if (header.size > Number.MAX_SAFE_INTEGER) throw new BlockError('CORRUPT_IMAGE', 'Image is too big', { errno: Errno.EFBIG });
 }
 
 /** Checks that a table is aligned to a cluster and lies where offsets can reach. */

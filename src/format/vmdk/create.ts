@@ -9,7 +9,7 @@ import { formatCid, formatDescriptor, newCid, noParent, type ExtentLine } from '
 import { encodeCowd, encodeSparseHeader, sectorSize, sparseLayout, streamHeader, tableSectors, type SparseHeader } from './header.js';
 import { formatEntry } from './descriptor-text.js';
 import { nameParts, splitName, type NameParts } from './names.js';
-import { adapterTypes, subformats, type Subformat } from './options.js';
+import { adapterTypes, noVmdk, subformats, type Subformat } from './options.js';
 import { StreamWriter } from './stream.js';
 
 export type OptionValues = Readonly<Record<string, OptionValue>>;
@@ -53,6 +53,7 @@ export const maxSparseSectors = 2 ** 50 / sectorSize;
 
 /** @throws BlockError INVALID_ARGUMENT with the peer's texts */
 export function planDisk(size: number, options: OptionValues): DiskPlan {
+  if ((options['backing_fmt'] ?? 'vmdk') !== 'vmdk') throw bad(noVmdk);
   const text = (key: string): string | undefined => (typeof options[key] === 'string' ? options[key] : undefined);
   const adapterType = text('adapter_type') ?? 'ide';
   if (!adapterTypes.includes(adapterType)) throw bad(`invalid parameter value: ${adapterType}`);
@@ -140,13 +141,11 @@ async function parentOf(options: OptionValues, context: CreateContext): Promise<
   const hint = options['backing_file'];
   if (typeof hint !== 'string') return { parentCid: noParent };
   if (/[\r\n]/.test(hint)) throw bad('A backing file name with line ends cannot be stored');
-  const format = options['backing_fmt'];
-  if (format !== undefined && format !== 'vmdk') throw bad('backing_file must be a vmdk image');
-  const backing = await context.openBacking(hint, format);
+  const backing = await context.openBacking(hint, options['backing_fmt'] === undefined ? undefined : 'vmdk');
   try {
     const info = backing.facet('formatInfo')?.specific();
     const cid = info?.type === 'vmdk' ? info.data['cid'] : undefined;
-    if (typeof cid !== 'number') throw bad('backing_file must be a vmdk image');
+    if (typeof cid !== 'number') throw bad(noVmdk);
     return { parentCid: cid, parentHint: hint };
   } finally {
     await backing.close();

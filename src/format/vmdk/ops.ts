@@ -6,9 +6,13 @@ import type { Facets } from '../../block/facets.js';
 import { MappedFormat, settled, type Allocation, type AskAgain, type HostRun } from '../../block/mapped-format.js';
 import { andThen, type MaybePromise } from '../../util/maybe.js';
 import { Mutex, run, wait, type Steps } from '../../util/steps.js';
+import type { Extent } from './extent.js';
 import { vmdkFacets } from './facets.js';
 import { growDisk } from './grow.js';
 import type { VmdkImage } from './image.js';
+
+/** What of a range lies in one extent: from `within` there, from `start` on the disk. */
+interface Piece { readonly extent: Extent; readonly within: number; readonly start: number; readonly length: number }
 
 export class VmdkOps extends MappedFormat {
   readonly image: VmdkImage;
@@ -75,9 +79,19 @@ export class VmdkOps extends MappedFormat {
     });
   }
 
-  #at(offset: number): { extent: VmdkImage['extents'][number]; within: number } {
+  #at(offset: number): { extent: Extent; within: number } {
     const index = this.image.extentAt(offset);
     return { extent: this.image.extents[index]!, within: offset - this.image.starts[index]! };
+  }
+
+  /** A range, extent by extent. */
+  *#pieces(offset: number, length: number): Generator<Piece> {
+    for (let start = offset; start < offset + length;) {
+      const { extent, within } = this.#at(start);
+      const bytes = Math.min(extent.size - within, offset + length - start);
+      yield { extent, within, start, length: bytes };
+      start += bytes;
+    }
   }
 
   protected override readBacking(offset: number, target: Uint8Array): MaybePromise<void> {
@@ -91,21 +105,22 @@ export class VmdkOps extends MappedFormat {
   }
 
   override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
-    if (!this.#begun) return andThen(this.#begin(), () => this.write(offset, source, flags));
     if (source.length === 0) return undefined;
+    if (!this.#begun) return andThen(this.#begin(offset, source.length), () => this.write(offset, source, flags));
     return super.write(offset, source, this.#at(offset).extent.compressed ? flags | Req.COMPRESSED : flags & ~Req.COMPRESSED);
   }
 
   override writeZeroes(offset: number, length: number, flags: number): MaybePromise<void> {
-    return this.#begun ? super.writeZeroes(offset, length, flags) : andThen(this.#begin(), () => super.writeZeroes(offset, length, flags));
+    return this.#begun ? super.writeZeroes(offset, length, flags) : andThen(this.#begin(offset, length), () => super.writeZeroes(offset, length, flags));
   }
 
-  /** The first change of a writer is told by a new CID, and in the headers. */
-  #begin(): MaybePromise<void> {
-    return this.#mutex.run(() => (this.#begun ? undefined : run(this.#announce())));
+  /** The first change of a writer is told by a new CID, and in the headers. One that is refused leaves the disk to its children. */
+  #begin(offset: number, length: number): MaybePromise<void> {
+    return this.#mutex.run(() => (this.#begun ? undefined : run(this.#announce(offset, length))));
   }
 
-  *#announce(): Steps<void> {
+  *#announce(offset: number, length: number): Steps<void> {
+    for (const piece of this.#pieces(offset, length)) if (piece.extent.compressed) yield* this.#checkGrains(piece);
     yield* this.image.renewCid();
     for (const extent of this.image.extents) yield* extent.begin();
     this.#begun = true;
@@ -116,31 +131,29 @@ export class VmdkOps extends MappedFormat {
   }
 
   *#writeEncoded(offset: number, source: Uint8Array): Steps<void> {
-    for (let done = 0; done < source.length;) {
-      const { extent, within } = this.#at(offset + done);
-      const length = Math.min(extent.size - within, source.length - done);
-      const piece = source.subarray(done, done + length);
-      if (extent.compressed) yield* this.#storeGrains(extent, within, piece);
-      else yield* this.writeHeld(offset + done, piece);
-      done += length;
+    for (const piece of this.#pieces(offset, source.length)) {
+      const { extent, within, start, length } = piece;
+      const bytes = source.subarray(start - offset, start - offset + length);
+      if (!extent.compressed) yield* this.writeHeld(start, bytes);
+      else {
+        yield* this.#checkGrains(piece);
+        yield* extent.writeEncoded(within, bytes);
+      }
     }
   }
 
-  *#storeGrains(extent: VmdkImage['extents'][number], within: number, piece: Uint8Array): Steps<void> {
-    const grainSize = extent.grainSize!;
-    const end = within + piece.length;
-    for (let at = within; at < end;) {
-      const already = yield* settled(() => extent.map(at, end - at));
-      if (already.kind === 'data') {
-        this.#context.report('Could not write to allocated cluster for streamOptimized', 'error');
-        throw systemError(Errno.EIO, { op: 'write', offset: at, fault: 'out-of-order' });
-      }
-      at += already.length;
+  /** Grains are stored whole, and once. @throws BlockError */
+  *#checkGrains(piece: Piece): Steps<void> {
+    if (yield* stored(piece)) {
+      this.#context.report('Could not write to allocated cluster for streamOptimized', 'error');
+      throw systemError(Errno.EIO, { op: 'write', offset: piece.within, fault: 'out-of-order' });
     }
+    const { extent, within, length } = piece;
+    const grainSize = extent.grainSize!;
+    const end = within + length;
     if (within % grainSize !== 0 || (end % grainSize !== 0 && end < extent.size)) {
       throw systemError(Errno.EINVAL, { op: 'write', offset: within, fault: 'out-of-order' });
     }
-    yield* extent.writeEncoded(within, piece);
   }
 
   protected override zero(offset: number, length: number, flags: number): MaybePromise<void> {
@@ -148,11 +161,11 @@ export class VmdkOps extends MappedFormat {
   }
 
   *#zero(offset: number, length: number, flags: number): Steps<void> {
-    for (let done = 0; done < length;) {
-      const { extent, within } = this.#at(offset + done);
-      const bytes = Math.min(length - done, extent.size - within);
+    for (const piece of this.#pieces(offset, length)) {
+      const { extent, within, length: bytes } = piece;
+      // nothing is what a stream has for zeroes, and that needs no turn
+      if (extent.compressed && this.cow === undefined && !(yield* stored(piece))) continue;
       yield* wait(extent.zero(within, bytes, flags));
-      done += bytes;
     }
   }
 
@@ -198,6 +211,17 @@ export class VmdkOps extends MappedFormat {
     yield* wait(this.image.file.flush());
     this.#begun = false;
   }
+}
+
+/** Some of it has been written. */
+function* stored({ extent, within, length }: Piece): Steps<boolean> {
+  const end = within + length;
+  for (let at = within; at < end;) {
+    const already = yield* settled(() => extent.map(at, end - at));
+    if (already.kind === 'data') return true;
+    at += already.length;
+  }
+  return false;
 }
 
 const growing: Capabilities = Object.freeze({

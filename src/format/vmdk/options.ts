@@ -7,11 +7,14 @@ const serverSubformats = ['vmfs', 'vmfsThin', 'vmfsSparse'] as const;
 export const subformats = [...peerSubformats, ...serverSubformats] as const;
 export type Subformat = (typeof subformats)[number];
 
+/** Of what shall be a parent. */
+export const noVmdk = 'backing_file must be a vmdk image';
+
 export const createOptions: CreateSchema = {
   size: { type: 'size', help: 'Virtual disk size' },
   adapter_type: { type: 'string', help: 'Virtual adapter type, can be one of ide (default), lsilogic, buslogic or legacyESX' },
   backing_file: { type: 'string', help: 'File name of a base image' },
-  backing_fmt: { type: 'string', help: "Must be 'vmdk' if present" },
+  backing_fmt: { type: 'string', help: "Must be 'vmdk' if present", refusal: () => noVmdk },
   compat6: { type: 'boolean', help: 'VMDK version 6 image', default: false },
   hwversion: { type: 'string', help: 'VMDK hardware version', default: 'undefined' },
   toolsversion: { type: 'string', help: 'VMware guest tools version' },

@@ -4,10 +4,9 @@ import { benchImage } from '../../../image/bench.js';
 import { clockMs } from '../../../platform/clock.js';
 import { CliError, out } from '../output.js';
 import { openImage, parseCacheMode } from '../open.js';
-import { parseNumber, sizeArgument } from '../sizes.js';
+import { intMax, numberArgument, sizeArgument } from '../sizes.js';
 import { checkImageOptions, oneFilename, VerbOptions } from './options.js';
 
-const intMax = 2 ** 31 - 1;
 const aioModes = ['threads', 'native', 'io_uring'];
 
 export async function main(argv: string[]): Promise<number> {
@@ -30,7 +29,7 @@ export async function main(argv: string[]): Promise<number> {
       case 'native': aio = 'native'; break;
       case 'no-drain': drainOnFlush = false; break;
       case 'offset': offset = sizeArgument('offset', value!); break;
-      case 'pattern': pattern = numberArgument('pattern byte', value!, 0, 255); break;
+      case 'pattern': pattern = numberArgument('pattern byte', value!, 0, 255n); break;
       case 'buffer-size': bufferSize = sizeArgument('buffer size', value!, 1, intMax); break;
       case 'step-size': step = sizeArgument('step size', value!, 0, intMax); break;
       case 'cache': cacheName = value!; break;
@@ -64,10 +63,4 @@ export async function main(argv: string[]): Promise<number> {
     await image.close();
   }
   return 0;
-}
-
-function numberArgument(what: string, text: string, min: number, max = intMax): number {
-  const value = parseNumber(text);
-  if (value === undefined || value < min || value > max) throw new CliError(`Invalid ${what} specified`);
-  return value;
 }

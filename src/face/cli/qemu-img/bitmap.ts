@@ -23,7 +23,7 @@ export async function main(argv: string[]): Promise<number> {
     else if (name === 'source-file') sourceFilename = value;
     else if (name === 'format') format = value;
     else if (name === 'source-format') sourceFormat = value;
-    else if (name === 'granularity') granularity = sizeArgument('granularity', value!, 1);
+    else if (name === 'granularity') granularity = sizeArgument('granularity', value!) || undefined;
     else if (name === 'image-opts') imageOpts = true;
   }
   const has = (wanted: string): boolean => actions.some(({ name }) => name === wanted);

@@ -10,7 +10,7 @@ import { loadSnapshot, type SnapshotReference } from '../../../image/snapshot-so
 import { CliError, out, removeOnInterrupt, setQuiet, warn } from '../output.js';
 import { cacheArgument, openImage, sharedGraph } from '../open.js';
 import { Progress } from '../progress.js';
-import { parseNumber, sizeArgument } from '../sizes.js';
+import { numberArgument, sizeArgument } from '../sizes.js';
 import { fromStandardInput, isStream, requireWhole, toStandardOutput } from '../streams.js';
 import { asksForHelp, optionTable } from './create-options.js';
 import { joinOptionLists, snapshotArgument, VerbOptions } from './options.js';
@@ -47,7 +47,7 @@ class Settings {
       case 'target-options': this.optionLists.push(value); break;
       case 'source-snapshot': this.snapshot = snapshotArgument(value); break;
       case 'sparse-size': this.minSparse = sparseArgument(value); break;
-      case 'parallel': this.parallel = parallelArgument(value); break;
+      case 'parallel': this.parallel = numberArgument('number of coroutines', value, 1, 16n); break;
       case 'rate': this.rate = sizeArgument('rate limit', value); break;
       default: this.#flags.add(name);
     }
@@ -179,12 +179,6 @@ function sparseArgument(text: string): number {
   if (size % 512 === 0 && size <= largestMinSparse) return size;
   throw new CliError(`Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to ${largestMinSparse}. `
     + 'Select 0 to disable sparse detection (fully allocates output).');
-}
-
-function parallelArgument(text: string): number {
-  const count = parseNumber(text);
-  if (count !== undefined && count >= 1 && count <= 16) return count;
-  throw new CliError('Invalid number of coroutines. Allowed number of coroutines is between 1 and 16');
 }
 
 async function help(format: string, filename: string | undefined): Promise<number> {

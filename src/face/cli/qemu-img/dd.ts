@@ -4,10 +4,8 @@ import { copyBlocks, ddRange } from '../../../image/dd.js';
 import { creatableFormat } from '../../../image/create.js';
 import { CliError, removeOnInterrupt, reportError } from '../output.js';
 import { openImage, prefixed, sharedGraph } from '../open.js';
-import { sizeArgument } from '../sizes.js';
+import { intMax, sizeArgument } from '../sizes.js';
 import { checkImageOptions, VerbOptions } from './options.js';
-
-const intMax = 2 ** 31 - 1;
 
 interface Operands {
   input?: string;

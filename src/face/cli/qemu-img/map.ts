@@ -13,7 +13,7 @@ export async function main(argv: string[]): Promise<number> {
   let [start, length] = [0, Infinity];
   let [imageOpts, forceShare] = [false, false];
   const options = new VerbOptions('map', argv, [
-    'f,format=', 'output=', 'start-offset=', 'max-length=', 'object=', 'image-opts', 'U,force-share',
+    'f,format=', 'output=', 's,start-offset=', 'l,max-length=', 'object=', 'image-opts', 'U,force-share',
   ]);
   for await (const { name, value } of options) {
     if (name === 'format') format = value;
