@@ -202,7 +202,7 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', 'vmdkinfo'))('vmdk', () => {
       if (tool === undefined) return;
       folder.succeed(tool, ['convert', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized', zeroes, file('base.vmdk')]);
       folder.succeed(folder.tool('qemu-img'), ['create', '-q', '-f', 'vmdk', '-b', file('base.vmdk'), '-F', 'vmdk', file('child.vmdk')]);
-      await withDisk(file('child.vmdk'), (disk) => disk.write(0, new Uint8Array(512)));
+      await withDisk(file('child.vmdk'), async (disk) => disk.write(0, new Uint8Array(512)));
       const [base, before] = [readFileSync(file('base.vmdk')), await shown(file('child.vmdk'))];
       const { status, stderr } = folder.run(folder.tool('qemu-img'), ['commit', file('child.vmdk')]);
       expect({ status, stderr }).toEqual({
