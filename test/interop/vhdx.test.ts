@@ -8,9 +8,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/block/create.js';
 import { BlockGraph } from '../../src/block/graph.js';
 import { createRegistry } from '../../src/drivers.js';
+import { checksum } from '../../src/format/vhdx/header.js';
 import { createFields, parseCreateOptions } from '../../src/image/create.js';
 import { applySteps, content, DiskModel, stepParameters, type Step } from '../support/disk-model.js';
-import { ToolFolder } from '../support/our-tools.js';
+import { type Ended, ToolFolder } from '../support/our-tools.js';
 import { havePeers, oracleTool } from '../support/peers.js';
 
 const MiB = 1 << 20;
@@ -183,6 +184,28 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', sevenZip, 'vhdimount', 'fuserm
     copyFileSync(image, copy);
     expect(run(ours, copy, 'check', '-r', 'all')).toEqual(run(`${newest}/qemu-img`, image, 'check', '-r', 'all'));
     for (const file of [image, copy]) expectSound(file, modelOf(steps));
+  });
+
+  it('a log without its beginning is told of, and stays until it is given up', async () => {
+    const image = newName();
+    await create(image, 'block_size=1M');
+    const steps: readonly Step[] = [{ kind: 'write', offset: 0, length: 3 * MiB, seed: 8 }];
+    folder.run(folder.tool('qemu-io'), ['-f', 'vhdx', ...stepParameters(steps, (name) => folder.file(name)), '-c', 'flush', '-c', 'abort', image]);
+    const bytes = readFileSync(image);
+    for (let at = bytes.indexOf('loge'); at >= 0; at = bytes.indexOf('loge', at + 4096)) {
+      const entry = bytes.subarray(at, at + bytes.readUInt32LE(at + 8));
+      entry.writeUInt32LE(entry.readUInt32LE(12) ^ 0x8000, 12);
+      entry.writeUInt32LE(checksum(entry), 4);
+    }
+    writeFileSync(image, bytes);
+    const run = (...words: readonly string[]): Ended => folder.run(folder.tool('vdisk'), [...words, image]);
+    expect(run('check', '-f', 'vhdx')).toMatchObject({ status: 2, stderr: expect.stringContaining('where they begin is damaged') as string });
+    expect(run('bench', '-w', '-c', '1', '-f', 'vhdx')).toMatchObject({ status: 1 });
+    expect(run('info')).toMatchObject({ status: 0, stderr: expect.stringContaining('they are not shown') as string });
+    expect(folder.run(folder.tool('qemu-img'), ['info', image]).stderr).toBe(folder.run(`${newest}/qemu-img`, ['info', image]).stderr);
+    expect(Buffer.compare(readFileSync(image), bytes)).toBe(0);
+    expect(run('check', '-r', 'all', '-f', 'vhdx')).toMatchObject({ status: 0 });
+    expect(folder.succeed(`${newest}/qemu-img`, ['check', '-f', 'vhdx', image])).toContain('No errors were found');
   });
 
   it.each([512, 4096])('a differencing disk with sectors of %d bytes reads through its parent for libvhdi, too', async (sector) => {

@@ -100,6 +100,13 @@ function* check(image: VhdxImage, { repair, report, reportError, signal, asPeer 
   const result: CheckResult = { corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: image.replayed && repair !== 'none' ? 1 : 0, leaksFixed: 0 };
   if (!image.readOnly) yield* image.writeBack();
   if (image.pending !== undefined) report?.('The log holds changes that did not reach their places yet; they are taken into account');
+  if (image.logBroken) {
+    reportError?.('The log holds changes, but where they begin is damaged: they cannot be used');
+    if (repair === 'all') {
+      yield* image.replay();
+      result.corruptionsFixed++;
+    } else result.corruptions++;
+  }
   const reserved = reservedRanges(image);
   const occupancy = new Occupancy(image.fileSize);
   const bad: { readonly entry: TableEntry; readonly misplaced: boolean }[] = [];

@@ -39,6 +39,8 @@ export interface ImageParts {
   readonly metadata: Metadata;
   /** Changes that the log holds: {@link VhdxImage.replay} applies them, until then they are put over what is read. */
   readonly pending: PendingLog | undefined;
+  /** The log holds entries that cannot be used. */
+  readonly logBroken: boolean;
 }
 
 export class VhdxImage {
@@ -53,6 +55,7 @@ export class VhdxImage {
   regions: readonly Region[];
   metadata: Metadata;
   pending: PendingLog | undefined;
+  logBroken: boolean;
   /** Resolves when reads of guest data that are under way are done; set by the data path. */
   readsSettled: () => MaybePromise<void> = () => undefined;
   #copy: 0 | 1;
@@ -73,6 +76,7 @@ export class VhdxImage {
     this.regions = parts.regions;
     this.metadata = parts.metadata;
     this.pending = parts.pending;
+    this.logBroken = parts.logBroken;
     this.geometry = geometryOf(parts.metadata.parameters);
     this.space = new Space(Math.ceil(this.fileSize / MiB) * MiB);
     this.pages = new TableCache(pageSize, cachedPages, {
@@ -320,6 +324,7 @@ export class VhdxImage {
     yield* wait(file.flush());
     this.pending = undefined;
     this.replayed = pending !== undefined;
+    this.logBroken = false;
     yield* this.updateHeader({ logGuid: nilGuid });
     yield* wait(file.flush());
     this.#headerFloats = false;

@@ -33,6 +33,9 @@ export interface PendingLog {
   readonly fileSize: number;
 }
 
+/** There are sound entries, but where they begin is damaged: what they changed is half in its place, and nobody can tell the rest. */
+export const brokenLog = 'broken';
+
 /** A sound entry; places are relative to the log's start. */
 interface Entry {
   readonly at: number;
@@ -53,15 +56,16 @@ function corrupt(message: string): BlockError {
 }
 
 /**
- * What the log of that header says; undefined where nothing is to be applied.
+ * What the log of that header says; undefined where nothing is to be applied. An entry that is not sound was torn as it was written: nothing
+ * of it has reached its place.
  * @throws BlockError CORRUPT_IMAGE
  */
-export function* readLog(file: LogSource, header: VhdxHeader): Steps<PendingLog | undefined> {
+export function* readLog(file: LogSource, header: VhdxHeader): Steps<PendingLog | typeof brokenLog | undefined> {
   const ring = new Ring(file, header);
   const entries = yield* ring.findEntries();
   const sequence = activeSequence(entries, header.logLength);
   const head = sequence?.at(-1);
-  if (sequence === undefined || head === undefined) return undefined;
+  if (sequence === undefined || head === undefined) return entries.length > 0 ? brokenLog : undefined;
   if (file.size < head.flushedSize) {
     throw corrupt(`VHDX image is truncated: it has ${file.size} bytes, ${head.flushedSize} when its log was written`);
   }

@@ -10,7 +10,7 @@ import {
   type VhdxHeader,
 } from './header.js';
 import { invalid, VhdxImage } from './image.js';
-import { applyUpdates, readLog, type PendingLog } from './log.js';
+import { applyUpdates, brokenLog, readLog, type PendingLog } from './log.js';
 import { metadataSpan, parseMetadata } from './metadata.js';
 import { VhdxOps } from './ops.js';
 import { Occupancy } from './occupancy.js';
@@ -23,21 +23,28 @@ export async function openVhdx(context: OpenContext<object>): Promise<VhdxOps> {
   const { parent } = image.parameters;
   const child = parent === undefined ? undefined : await openParent(context, parent);
   if (child?.node.ops instanceof VhdxOps) requireLinkage(parent!, child.node.ops.image.header.dataWriteGuid);
-  if (!image.readOnly && image.header.logGuid !== nilGuid) await run(image.replay());
+  if (!image.readOnly && image.header.logGuid !== nilGuid && !image.logBroken) await run(image.replay());
   return new VhdxOps(image, child);
 }
 
 function* readImage(file: BlockChild, context: OpenContext<object>): Steps<VhdxImage> {
   const { header, copy } = yield* readHeader(file);
-  const pending = header.logGuid === nilGuid ? undefined : yield* readLog(file, header);
-  if (pending !== undefined && context.readOnly && context.mode.refuseLog) throw mustBeReplayed(file.node.filename);
+  const log = header.logGuid === nilGuid ? undefined : yield* readLog(file, header);
+  const logBroken = log === brokenLog;
+  if (log !== undefined && context.readOnly && context.mode.refuseLog) throw mustBeReplayed(file.node.filename);
+  if (logBroken && !context.mode.check) {
+    const what = 'The VHDX log is damaged: it does not say where its changes begin';
+    if (!context.readOnly) throw invalid(what);
+    context.warn(`${what}, and they are not shown`);
+  }
+  const pending = logBroken ? undefined : log;
   const regions = yield* readRegions(file, pending);
   requireRoom(file, header, regions, context);
   const { offset, length } = regions.find(({ guid }) => guid === metadataGuid)!;
   const bytes = new Uint8Array(Math.min(length, metadataSpan));
   yield* wait(file.read(offset, bytes));
   applyUpdates(pending?.updates ?? [], offset, bytes);
-  const image = new VhdxImage({ file, readOnly: context.readOnly, header, copy, regions, metadata: parseMetadata(bytes), pending });
+  const image = new VhdxImage({ file, readOnly: context.readOnly, header, copy, regions, metadata: parseMetadata(bytes), pending, logBroken });
   const needed = entryCount(image.geometry, image.size, image.hasParent) * entrySize;
   if (needed > image.bat.length) throw invalid('VHDX block allocation table is too short for the disk');
   if (image.bat.offset + needed > image.fileSize) throw invalid('VHDX image is truncated: its block allocation table is not there');
