@@ -40,6 +40,7 @@ describe.skipIf(theirs['qemu-img'] === undefined)('an image', () => {
       equal: [[448 * KiB, 'map'], [128 * KiB, 'check', '-r', 'all'], [64 * KiB, 'check', '-r', 'all'], [192 * KiB, 'check', '-r', 'all']],
     },
     vdi: { sound: () => made('vdi', [], '8M', ['write -P 1 0 1M', 'write -P 2 3M 1M']), equal: [[1025 * KiB, 'check'], [1025 * KiB, 'check', '-r', 'all']] },
+    vmdk: { sound: () => made('vmdk', [], '4M', threeRuns), equal: [[256 * KiB, 'check'], [256 * KiB, 'check', '--output=json'], [256 * KiB, 'check', '-r', 'all']] },
     parallels: { sound: () => made('parallels', ['-o', 'cluster_size=64k'], '2M', threeRuns), equal: [[255 * KiB, 'check', '-r', 'all']] },
   };
 

@@ -1,5 +1,5 @@
 /** Looking for what is wrong in tables, and putting it right. */
-import { BlockError } from '../../block/errors.js';
+import { BlockError, Errno, systemError } from '../../block/errors.js';
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
@@ -15,6 +15,7 @@ type CheckOptions = Parameters<CheckFacet['check']>[0];
 /** Resolves when other events had their turn: a check may take long. */
 const breath = (): Promise<void> => new Promise((resolve) => setTimeout(resolve));
 const grainsPerBreath = 1 << 18;
+const pastEnd = 'points after EOF';
 
 export async function checkVmdk(image: VmdkImage, options: CheckOptions): Promise<CheckResult> {
   const result: CheckResult = { corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: 0, leaksFixed: 0 };
@@ -73,6 +74,7 @@ class ExtentCheck {
       const fault = place === undefined ? 'is invalid' : yield* this.#fault(grain, place);
       if (fault === undefined) continue;
       this.#complain(`ERROR: cluster offset for sector ${this.#firstSector + grain * extent.grainSize / sectorSize} ${fault}`);
+      if (this.#options.asPeer && fault === pastEnd) throw systemError(Errno.EINVAL);
       if (this.#options.repair !== 'all' || !(extent instanceof SparseExtent)) continue;
       yield* extent.tables.assign(grain, 1, absent, extent.grainSize);
       this.#fixed();
@@ -89,14 +91,14 @@ class ExtentCheck {
     const extent = this.#extent;
     const place = yield* this.#sound(() => extent.tableOf(index));
     if (place !== undefined && place + (place === 0 ? 0 : tableBytes(extent)) <= extent.file.size) return place;
-    this.#complain(`ERROR: grain table ${index} points after EOF`);
+    this.#complain(`ERROR: grain table ${index} ${pastEnd}`);
     return undefined;
   }
 
   *#twinPlace(extent: SparseExtent, index: number): Steps<number> {
     const place = yield* known(() => extent.tables.twinOf(index));
     if (place + (place === 0 ? 0 : tableBytes(extent)) <= extent.file.size) return place;
-    this.#complain(`ERROR: redundant grain table ${index} points after EOF`);
+    this.#complain(`ERROR: redundant grain table ${index} ${pastEnd}`);
     return 0;
   }
 
@@ -116,7 +118,7 @@ class ExtentCheck {
 
   *#fault(grain: number, place: number): Steps<string | undefined> {
     const { file, grainSize, compressed } = this.#extent;
-    if (place >= file.size) return 'points after EOF';
+    if (place >= file.size) return pastEnd;
     if (place < this.#extent.dataStart) return 'points into metadata';
     const length = compressed ? yield* this.#packedLength(grain, place) : grainSize;
     if (length === undefined) return 'points to something else';

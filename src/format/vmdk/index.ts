@@ -12,7 +12,7 @@ export const vmdk: BlockDriver = {
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   supportsBacking: true,
   supportsCompression: true,
-  beyondPeer: ['dirty-flag', 'measure', 'rebase', 'repair', 'resize'],
+  beyondPeer: ['dirty-flag', 'measure', 'rebase', 'repair', 'resize', 'thorough-check'],
   probe: (head) => (isHosted(head) || isCowd(head) ? 100 : probeDescriptor(head)),
   open: (context) => import('./open.js').then(({ openVmdk }) => openVmdk(context)),
   checkCreate: (options) => import('./create.js').then(({ planDisk }) => void planDisk(options.size, options)),
