@@ -39,6 +39,7 @@ const commands: readonly (readonly [ToolName, readonly string[]])[] = [
   ['qemu-img', ['convert', '-O', 'nbd', 'a.qcow2', 'x']],
   ...[['-b', 'base.raw', '-F', 'raw'], ['-u', '-b', ''], ['-c', '-b', 'base.raw', '-F', 'none'], ['-F', 'none', '-b', 'base.raw']].map((options) =>
     ['qemu-img', ['rebase', '-f', 'parallels', ...options, 'a.hds']] as const),
+  ['qemu-img', ['create', '-f', 'raw', '-o', 'extent_size_hint=4G', 'x', '1M']],
   ['qemu-nbd', ['-k', folder.file('folder'), 'a.qcow2']],
   ...['-a', '-c', '-d'].map((action) => ['qemu-img', ['snapshot', action, 'x', 'base.raw']] as const),
   ...['-c', '-d', '--pattern', '--flush-interval'].flatMap((option) =>

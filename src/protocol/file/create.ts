@@ -26,12 +26,13 @@ const FS_XFLAG_EXTSIZE = 0x00000800;
 export async function createFile(filename: string, options: Readonly<Record<string, OptionValue>>): Promise<void> {
   const size = Math.ceil((typeof options['size'] === 'number' ? options['size'] : 0) / sector) * sector;
   const mode = preallocationOf(options['preallocation'], filename);
+  const extentSizeHint = extentSizeHintOf(options['extent_size_hint'], filename);
   const native = systemCalls();
   const { fd, made } = await openNew(filename);
   try {
     if (native) new PermissionLocks(native, fd, filename).set(Perm.WRITE | Perm.RESIZE, Perm.ALL & ~Perm.RESIZE);
     await truncateFile(fd, 0).catch((error: unknown) => { throw systemError(errnoOf(error), { driver: 'file', filename }, 'Could not resize file', error); });
-    if (native) setHints(native, fd, options);
+    if (native) setHints(native, fd, { nocow: options['nocow'] === true, extentSizeHint });
     if (mode === 'off') {
       await truncateFile(fd, size).catch((error: unknown) => { throw systemError(errnoOf(error), { driver: 'file', filename }, 'Could not resize file', error); });
       writeFirstBlock(fd, size);
@@ -64,20 +65,25 @@ function preallocationOf(value: OptionValue, filename: string): 'off' | 'metadat
   throw new BlockError('INVALID_ARGUMENT', `invalid parameter value: ${String(value)}`, { driver: 'file', filename });
 }
 
+function extentSizeHintOf(value: OptionValue, filename: string): number {
+  if (typeof value !== 'number') return defaultExtentSizeHint;
+  if (value > 0xffff_ffff) throw new BlockError('INVALID_ARGUMENT', 'Extent size hint is too large', { driver: 'file', filename });
+  return value;
+}
+
 /** Hints that a file system without them is free to ignore. */
-function setHints(native: Native, fd: number, options: Readonly<Record<string, OptionValue>>): void {
-  if (options['nocow'] === true) {
+function setHints(native: Native, fd: number, { nocow, extentSizeHint }: { readonly nocow: boolean; readonly extentSizeHint: number }): void {
+  if (nocow) {
     const flags = new BigInt64Array(1);
     if (native.ioctl(fd, Ioctl.FS_IOC_GETFLAGS, flags) === 0) {
       flags[0]! |= BigInt(FS_NOCOW);
       native.ioctl(fd, Ioctl.FS_IOC_SETFLAGS, flags);
     }
   }
-  const hint = typeof options['extent_size_hint'] === 'number' ? options['extent_size_hint'] : defaultExtentSizeHint;
   // struct fsxattr: flags, extent size, …
   const attributes = new Uint32Array(7);
-  if (hint === 0 || native.ioctl(fd, Ioctl.FS_IOC_FSGETXATTR, attributes) !== 0) return;
+  if (extentSizeHint === 0 || native.ioctl(fd, Ioctl.FS_IOC_FSGETXATTR, attributes) !== 0) return;
   attributes[0]! |= FS_XFLAG_EXTSIZE;
-  attributes[1] = hint;
+  attributes[1] = extentSizeHint;
   native.ioctl(fd, Ioctl.FS_IOC_FSSETXATTR, attributes);
 }
