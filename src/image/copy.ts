@@ -81,6 +81,7 @@ class Copy {
   readonly #target: BlockBackend;
   readonly #control: CopyControl;
   readonly #pieceBytes: number;
+  readonly #zeroUnit: number;
   readonly #pacer: RatePacer;
   readonly #order = new WriteOrder();
   readonly #buffers: Uint8Array[] = [];
@@ -100,7 +101,10 @@ class Copy {
     this.#plan = plan;
     this.#target = target;
     this.#control = control;
-    this.#pieceBytes = Math.max(pieceBytes, control.compressedCluster ?? 0, control.zeroUnit, control.minSparse);
+    const least = Math.max(pieceBytes, control.compressedCluster ?? 0, control.minSparse);
+    // a target that is zero anyway is only spared zeroes
+    this.#zeroUnit = control.targetIsZero ? Math.min(control.zeroUnit, least) : control.zeroUnit;
+    this.#pieceBytes = Math.max(least, this.#zeroUnit);
     this.#pacer = new RatePacer(control.rate ?? 0);
   }
 
@@ -285,7 +289,7 @@ class Copy {
 
   /** Units count from the start of the disk, whatever pieces it is cut into. All runs are sent before any is waited for. */
   *#sparseWrites(offset: number, buffer: Uint8Array): Requests {
-    const unit = Math.max(this.#control.minSparse, this.#control.zeroUnit);
+    const unit = Math.max(this.#control.minSparse, this.#zeroUnit);
     for (let start = 0; start < buffer.length;) {
       const unitEnd = Math.min(buffer.length, start + unit - ((offset + start) % unit));
       const zero = isZero(buffer, start, unitEnd);
