@@ -6,10 +6,7 @@ import { errnoOf } from './errno.js';
 /** Most bytes one system call moves. */
 export const longest = 0x7ffff000;
 
-/**
- * Reads all of the target after its first `done` bytes. A count that is no multiple of `alignment` (O_DIRECT)
- * ends at the file's end.
- */
+/** Reads all of the target after its first `done` bytes. A count that is no multiple of `alignment` (O_DIRECT) ends at the file's end. */
 export function readLater(fd: number, offset: number, target: Uint8Array, done: number, alignment = 1): Promise<void> {
   return new Promise((resolve, reject) => {
     const step = (): void => {

@@ -2,8 +2,8 @@
 import type { BlockOps, OpenContext } from '../../block/driver.js';
 import { BlockError } from '../../block/errors.js';
 import { fatGeometry, type FatType } from './geometry.js';
-import type { VvfatOptions } from './index.js';
 import { VvfatOps } from './ops.js';
+import type { VvfatOptions } from './options.js';
 import { contentBytes, layOut, scan, type HostEntry } from './tree.js';
 
 const defaultLabel = 'QEMU VVFAT';
