@@ -13,8 +13,11 @@ const ASYNC_PIECE = 1024 * 1024;
 const MAX_KNOWN = 32;
 /** Shorter stretches are quicker read than sent from the file. */
 const FILE_FROM = 128 * 1024;
-/** Pieces that go straight from a file to the socket: about what a socket holds. */
-const FILE_PIECE = 256 * 1024;
+/**
+ * Of such a piece the socket takes from the file what it holds, some 200 KiB. The rest is read while the client empties the socket: a
+ * client is slower at bytes that no processor has touched yet.
+ */
+const FILE_PIECE = 1024 * 1024;
 
 /** The connection, as far as long reads need it. */
 export interface ReadHost {

@@ -7,6 +7,8 @@ import { native, type Native } from '../../platform/native.js';
 const plainDrivers = new Set(['raw', 'file', 'host_device']);
 const memoryFileSystems = new Set([0x01021994 /* tmpfs */, 0x858458f6 /* ramfs */]);
 const PAGE = 4096;
+/** Linux reads ahead this much unless told otherwise. */
+const READ_AHEAD = 128 * 1024;
 
 export class PlainFile {
   readonly #backend: BlockBackend;
@@ -30,12 +32,15 @@ export class PlainFile {
   }
 
   /**
-   * Whether the range can be sent without waiting for a device. The first and the last page stand for those between them: the
-   * kernel reads ahead in pieces no smaller than what is asked for here.
+   * Whether the range can be sent without waiting for a device. One page in each READ_AHEAD bytes, and the last, stand for those
+   * between them: the kernel reads ahead in pieces no smaller.
    */
   cached(offset: number, length: number): boolean {
     const fd = this.#backend.facet('descriptor')?.fd;
-    return fd !== undefined && this.#cached(fd, offset) && this.#cached(fd, offset + length - 1);
+    if (fd === undefined) return false;
+    const end = offset + length;
+    for (let at = offset; at < end && this.#inMemory !== true; at += READ_AHEAD) if (!this.#cached(fd, at)) return false;
+    return this.#cached(fd, end - 1);
   }
 
   /** Sends what the socket takes now; bytes sent. */
