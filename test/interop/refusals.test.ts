@@ -30,6 +30,8 @@ const commands: readonly (readonly [ToolName, readonly string[]])[] = [
   length('driver=qcow2', 'file.filename=o.qcow2', 'backing.driver=raw', 'backing.filename=base.raw'),
   opened('driver=qcow2'), opened('driver=qcow2,file.driver=file'), opened('driver=qcow2,file.driver=raw'), opened('file.driver=blkdebug'), opened('driver=blkdebug'),
   opened('driver=raw,offset=512'), opened('driver=qcow2,file.filename=b'),
+  ...['driver=null-co,size=64k', 'driver=parallels,file.filename=a.hds', 'driver=raw,file.driver=parallels,file.file.filename=a.hds', 'driver=blkdebug,image.driver=raw,image.file.filename=base.raw']
+    .map((options) => ['qemu-io', ['-c', 'info', '--image-opts', options]] as const),
   ...['nbd', 'vvfat', 'null-co', 'host_device', 'blkdebug', 'file'].map((driver) => ['qemu-io', ['-f', driver, '-c', 'read -q 0 512', 'a.qcow2']] as const),
   ...['null-co://', 'blkdebug::x', 'fat:folder'].flatMap((target) => [
     ['qemu-img', ['create', '-f', 'qcow2', target, '1M']], ['qemu-img', ['convert', 'a.qcow2', target]],

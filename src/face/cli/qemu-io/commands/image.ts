@@ -59,9 +59,9 @@ export const info: Command = {
   async run(_args, { backend: { node }, io, image }) {
     const shown = image?.hasImplicitFilter ? node.children.get('file')!.node : node;
     io.out(`format name: ${shown.driver.name}\n`);
-    if (shown.driver.kind === 'protocol') io.out(`format name: ${shown.driver.name}\n`);
+    if (shown.driver.kind === 'protocol' || shown.driver.protocolPrefixes !== undefined) io.out(`format name: ${shown.driver.name}\n`);
     const facts = node.facet('formatInfo');
-    if (facts === undefined && !storedInFile(node)) return true;
+    if (facts === undefined && !storedInFile(node)) return false;
     io.out(`cluster size: ${formatQuantity(facts?.clusterSize ?? 0)}\nvm state offset: ${formatQuantity(facts?.vmStateOffset ?? 0)}\n`);
     const specific = shown.driver.kind === 'format' ? facts?.specific() : undefined;
     if (specific && Object.keys(specific.data).length > 0) {
@@ -72,8 +72,9 @@ export const info: Command = {
   },
 };
 
-/** Whether a host's file lies at the bottom: of anything else there is no more to say. */
+/** Whether this shows a host's file as it is: of anything else there is no more to say. */
 function storedInFile(node: BlockNode): boolean {
+  if (node.driver.kind === 'format' && node.driver.name !== 'raw') return false;
   const below = node.children.get('file') ?? node.children.get('image');
   return below === undefined ? ['file', 'host_device'].includes(node.driver.name) : storedInFile(below.node);
 }
