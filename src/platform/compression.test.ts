@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 import { describe, expect, it } from 'vitest';
-import { rawDeflate, zstdCodec, zstdFrameLength } from './compression.js';
+import { rawDeflate, zlibStream, zstdCodec, zstdFrameLength } from './compression.js';
 import { randomBytes } from '../../test/support/seed.js';
 
 function sample(): Uint8Array {
@@ -26,6 +26,17 @@ describe('block compression', () => {
         expect(() => codec.decompress(packed.subarray(0, packed.length >> 1), target)).toThrow();
       }
     }
+  });
+
+  it('holds a zlib stream to its end and its checksum', () => {
+    const source = sample();
+    const target = new Uint8Array(source.length);
+    const packed = zlibStream.compress(source);
+    zlibStream.decompress(packed, target);
+    expect(Buffer.compare(target, source)).toBe(0);
+    expect(() => zlibStream.decompress(packed, target.subarray(1))).toThrow();
+    packed[packed.length - 1]! ^= 1;
+    expect(() => zlibStream.decompress(packed, target)).toThrow();
   });
 
   it('writes deflate that a 4 KiB window reads', () => {

@@ -16,7 +16,7 @@ export interface Codec {
    * free again at once, unless it lies in shared memory: then it must stay as it is until all are done.
    */
   compressBlocks(source: Uint8Array, blockSize: number): Promise<PackedBlock[]>;
-  /** Fills target; what follows the end of the compressed stream is ignored. Throws where the stream is broken or too short. */
+  /** Fills target; what follows the end of the compressed stream is ignored. Throws where the stream is broken or too short, or its checksum wrong. */
   decompress(source: Uint8Array, target: Uint8Array): void;
 }
 
@@ -70,6 +70,7 @@ class Inflater {
   /** Room left in the target, and source left over. */
   #state: Uint32Array = new Uint32Array(2);
   #failure: string | undefined;
+  readonly #behind = new Uint8Array(1);
 
   constructor(kind: 'Inflate' | 'InflateRaw') {
     this.#kind = kind;
@@ -81,13 +82,22 @@ class Inflater {
     const { Z_SYNC_FLUSH } = zlib().constants;
     if (this.#handle === null) {
       const inflate = this.#kind === 'Inflate' ? zlib().inflateSync : zlib().inflateRawSync;
-      return fill(target, inflate(source, { finishFlush: Z_SYNC_FLUSH, maxOutputLength: target.length + 1, chunkSize: target.length + 1024 }));
+      return fill(target, inflate(source, { finishFlush: Z_SYNC_FLUSH, maxOutputLength: target.length + 1, chunkSize: target.length + 1024 }), this.#kind === 'Inflate');
     }
     this.#failure = undefined;
     this.#handle.reset();
     this.#handle.writeSync(Z_SYNC_FLUSH, source, 0, source.length, target, 0, target.length);
     if (this.#failure !== undefined) throw new Error(this.#failure);
     if (this.#state[0] !== 0) throw new Error('compressed data ends early');
+    if (this.#kind === 'Inflate') this.#end(this.#handle, source);
+  }
+
+  /** What the target has no room for must be the end of the stream: its checksum tells whether the content is what was stored. */
+  #end(handle: InflateHandle, source: Uint8Array): void {
+    const left = this.#state[1]!;
+    handle.writeSync(zlib().constants.Z_SYNC_FLUSH, source, source.length - left, left, this.#behind, 0, 1);
+    if (this.#failure !== undefined) throw new Error(this.#failure);
+    if (this.#state[0] === 0) throw new Error('compressed data goes on');
   }
 
   #make(): InflateHandle | null {
@@ -121,8 +131,10 @@ export const zlibStream: Codec = {
   decompress: (source, target) => zlibInflater.inflate(source, target),
 };
 
-function fill(target: Uint8Array, bytes: Uint8Array): void {
+/** `whole`: there must be no more bytes than that. */
+function fill(target: Uint8Array, bytes: Uint8Array, whole = false): void {
   if (bytes.length < target.length) throw new Error('compressed data ends early');
+  if (whole && bytes.length > target.length) throw new Error('compressed data goes on');
   target.set(bytes.subarray(0, target.length));
 }
 

@@ -88,6 +88,23 @@ describe('check', () => {
     expect(await blocks(recording)).toEqual(content);
   });
 
+  it.each([192, 256])('tells of the region table at %i KiB, and mends it', async (kib) => {
+    const sound = (await damaged(() => undefined)).content.slice();
+    const recording = new Recording(sound.slice());
+    recording.content[kib * 1024 + 20]! ^= 1;
+    const lines = [`The region table at offset ${kib * 1024} is damaged; there is another`];
+    expect(await check(recording, 'none')).toEqual({ corruptions: 1, corruptionsFixed: 0, lines });
+    expect(await check(recording, 'all')).toEqual({ corruptions: 0, corruptionsFixed: 1, lines });
+    expect(await check(recording, 'none')).toEqual({ corruptions: 0, corruptionsFixed: 0, lines: [] });
+    expect(Buffer.compare(recording.content.subarray(192 * 1024, MiB), sound.subarray(192 * 1024, MiB))).toBe(0);
+  });
+
+  it('a block that is not there may be said to lie anywhere', async () => {
+    const recording = await damaged((view) => view.setBigUint64(3 * 8, 0xffff_ffff_fff0_0000n, true));
+    expect(await check(recording, 'none')).toEqual({ corruptions: 0, corruptionsFixed: 0, lines: [] });
+    expect(await blocks(recording)).toEqual([[1, 1], [2, 2], [3, 3], [0, 0]]);
+  });
+
   it('an image whose blocks lie nowhere is not opened for anything else', async () => {
     const recording = await damaged(() => undefined, data + MiB);
     await expect(graphOf(recording).openBackend(spec)).rejects.toThrow('Invalid argument');

@@ -2,7 +2,7 @@
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
-import { MiB } from './header.js';
+import { MiB, regionTableOffsets, serialiseRegionTable } from './header.js';
 import type { VhdxImage } from './image.js';
 import { Occupancy } from './occupancy.js';
 import { bitmapBlockSize, entryCount, entrySize, invalidEntry, placeOf, readEntry, State, stateOf } from './tables.js';
@@ -96,7 +96,8 @@ export function checkVhdx(image: VhdxImage, options: CheckOptions): Promise<Chec
   return Promise.resolve(image.exclusive(() => run(check(image, options))));
 }
 
-function* check(image: VhdxImage, { repair, report, reportError, signal, asPeer = false }: CheckOptions): Steps<CheckResult> {
+function* check(image: VhdxImage, options: CheckOptions): Steps<CheckResult> {
+  const { repair, report, reportError, signal, asPeer = false } = options;
   const result: CheckResult = { corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: image.replayed && repair !== 'none' ? 1 : 0, leaksFixed: 0 };
   if (!image.readOnly) yield* image.writeBack();
   if (image.pending !== undefined) report?.('The log holds changes that did not reach their places yet; they are taken into account');
@@ -107,6 +108,7 @@ function* check(image: VhdxImage, { repair, report, reportError, signal, asPeer 
       result.corruptionsFixed++;
     } else result.corruptions++;
   }
+  yield* checkRegionTables(image, result, options);
   const reserved = reservedRanges(image);
   const occupancy = new Occupancy(image.fileSize);
   const bad: { readonly entry: TableEntry; readonly misplaced: boolean }[] = [];
@@ -139,6 +141,20 @@ function* check(image: VhdxImage, { repair, report, reportError, signal, asPeer 
   }
   if (bad.length > 0) yield* image.writeBack();
   return result;
+}
+
+/** Of two region tables one is enough for us; the peer looks at the first alone. */
+function* checkRegionTables(image: VhdxImage, result: CheckResult, { repair, reportError, asPeer = false }: CheckOptions): Steps<void> {
+  const damaged = image.damagedRegionTables.filter((offset) => !asPeer || offset === regionTableOffsets[0]);
+  for (const offset of damaged) reportError?.(`The region table at offset ${offset} is damaged; there is another`);
+  if (repair !== 'all' || asPeer) {
+    result.corruptions += damaged.length;
+  } else if (damaged.length > 0) {
+    const bytes = serialiseRegionTable(image.regions);
+    yield* image.editMetadata(damaged.map((offset) => ({ offset, bytes })));
+    image.damagedRegionTables = [];
+    result.corruptionsFixed += damaged.length;
+  }
 }
 
 /** More than these are mended by another run. */

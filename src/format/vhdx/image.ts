@@ -41,6 +41,8 @@ export interface ImageParts {
   readonly pending: PendingLog | undefined;
   /** The log holds entries that cannot be used. */
   readonly logBroken: boolean;
+  /** Where a region table is not what it was when it was written; the other one holds. */
+  readonly damagedRegionTables: readonly number[];
 }
 
 export class VhdxImage {
@@ -56,6 +58,7 @@ export class VhdxImage {
   metadata: Metadata;
   pending: PendingLog | undefined;
   logBroken: boolean;
+  damagedRegionTables: readonly number[];
   /** Resolves when reads of guest data that are under way are done; set by the data path. */
   readsSettled: () => MaybePromise<void> = () => undefined;
   #copy: 0 | 1;
@@ -77,6 +80,7 @@ export class VhdxImage {
     this.metadata = parts.metadata;
     this.pending = parts.pending;
     this.logBroken = parts.logBroken;
+    this.damagedRegionTables = parts.damagedRegionTables;
     this.geometry = geometryOf(parts.metadata.parameters);
     this.space = new Space(Math.ceil(this.fileSize / MiB) * MiB);
     this.pages = new TableCache(pageSize, cachedPages, {

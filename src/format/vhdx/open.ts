@@ -38,13 +38,13 @@ function* readImage(file: BlockChild, context: OpenContext<object>): Steps<VhdxI
     context.warn(`${what}, and they are not shown`);
   }
   const pending = logBroken ? undefined : log;
-  const regions = yield* readRegions(file, pending);
+  const { regions, damagedRegionTables } = yield* readRegions(file, pending);
   requireRoom(file, header, regions, context);
   const { offset, length } = regions.find(({ guid }) => guid === metadataGuid)!;
   const bytes = new Uint8Array(Math.min(length, metadataSpan));
   yield* wait(file.read(offset, bytes));
   applyUpdates(pending?.updates ?? [], offset, bytes);
-  const image = new VhdxImage({ file, readOnly: context.readOnly, header, copy, regions, metadata: parseMetadata(bytes), pending, logBroken });
+  const image = new VhdxImage({ file, readOnly: context.readOnly, header, copy, regions, metadata: parseMetadata(bytes), pending, logBroken, damagedRegionTables });
   const needed = entryCount(image.geometry, image.size, image.hasParent) * entrySize;
   if (needed > image.bat.length) throw invalid('VHDX block allocation table is too short for the disk');
   if (image.bat.offset + needed > image.fileSize) throw invalid('VHDX image is truncated: its block allocation table is not there');
@@ -76,15 +76,20 @@ function mustBeReplayed(filename: string): BlockError {
   });
 }
 
-function* readRegions(file: BlockChild, pending: PendingLog | undefined): Steps<Region[]> {
+/** The first of the two tables that is sound, and where the damaged ones lie. */
+function* readRegions(file: BlockChild, pending: PendingLog | undefined): Steps<Pick<VhdxImage, 'regions' | 'damagedRegionTables'>> {
+  const damagedRegionTables: number[] = [];
+  const sound: Region[][] = [];
   for (const offset of regionTableOffsets) {
     const bytes = new Uint8Array(regionTableSize);
     yield* wait(file.read(offset, bytes));
     applyUpdates(pending?.updates ?? [], offset, bytes);
     const regions = parseRegionTable(bytes);
-    if (regions !== undefined) return regions;
+    if (regions === undefined) damagedRegionTables.push(offset);
+    else sound.push(regions);
   }
-  throw invalid('No valid VHDX region table found');
+  if (sound[0] === undefined) throw invalid('No valid VHDX region table found');
+  return { regions: sound[0], damagedRegionTables };
 }
 
 /** All regions are known, or may be unknown; each has its own room. */

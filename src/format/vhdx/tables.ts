@@ -13,11 +13,12 @@ export const entriesPerPage = pageSize / entrySize;
 export const bitsPerPage = pageSize * 8;
 export const bitmapBlockSize = 1 << 20;
 
-/** An entry as a number: the block's place in the file (a multiple of 1 MiB) plus its state. */
+/** An entry as a number: the block's place in the file (a multiple of 1 MiB) plus its state. A place further than numbers go makes no sense. */
 export function readEntry(view: DataView, index: number): number {
   const lo = view.getUint32(index * entrySize, true);
   const hi = view.getUint32(index * entrySize + 4, true);
-  return hi >= 0x200000 ? invalidEntry : hi * 2 ** 32 + ((lo & 0xfff00007) >>> 0);
+  if (hi < 0x200000) return hi * 2 ** 32 + ((lo & 0xfff00007) >>> 0);
+  return lo % 8 < State.FULLY_PRESENT ? lo % 8 : invalidEntry;
 }
 
 export function writeEntry(view: DataView, index: number, entry: number): void {
