@@ -132,6 +132,23 @@ describe('stored bitmaps', () => {
     expect(warnings).toEqual(Array(2).fill('a program lacking bitmap support modified this file'));
   });
 
+  it('that cannot be are found by a check', async () => {
+    const file = join(folder, 'implausible');
+    tool(qemuImg, 'create', '-q', '-f', 'qcow2', file, '4M');
+    tool(qemuImg, 'bitmap', '--add', file, 'b');
+    const bytes = readFileSync(file);
+    const auto = 2, dirtyTracking = 1, granularityBits = 16, nameLength = 1;
+    const entry = bytes.indexOf(Buffer.from([auto, dirtyTracking, granularityBits, 0, nameLength, 0, 0, 0, 0, 'b'.charCodeAt(0)]));
+    bytes[entry + 2] = 99;
+    writeFileSync(file, bytes);
+    const graph = new BlockGraph({ drivers: createRegistry(), gate: () => true });
+    const image = await graph.openBackend({ driver: 'qcow2', file: { driver: 'file', filename: file } }, { check: true, readOnly: true });
+    const lines: string[] = [];
+    const { corruptions } = await image.facet('check')!.check({ repair: 'none', report: (line) => lines.push(line) });
+    await graph.close();
+    expect({ corruptions, lines }).toEqual({ corruptions: 1, lines: ["ERROR bitmap 'b' doesn't satisfy the constraints"] });
+  });
+
   it('follow the size of the disk', async () => {
     const file = join(folder, 'resized');
     tool(qemuImg, 'create', '-q', '-f', 'qcow2', file, '4M');

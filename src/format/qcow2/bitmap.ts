@@ -12,6 +12,14 @@ import { viewOf } from '../../util/view.js';
 /** A stored bitmap may take so many bytes at most. */
 const maxStoredBytes = 0x2000_0000;
 
+/** Whether what the directory says of a bitmap can be true of this image. */
+export function isPlausible({ flags, granularityBits, tableOffset, tableSize }: BitmapEntry, { size, geometry: { clusterSize } }: Pick<Qcow2Image, 'size' | 'geometry'>): boolean {
+  if (granularityBits < minGranularityBits || granularityBits > maxGranularityBits) return false;
+  if (tableOffset % clusterSize !== 0 || tableSize * 8 > maxBitmapTableSize) return false;
+  const storedBytes = Math.ceil(Math.ceil(size / 2 ** granularityBits) / 8);
+  return (flags & BitmapFlag.IN_USE) !== 0 || tableSize === Math.ceil(storedBytes / clusterSize);
+}
+
 /** Bitmaps of an open image. */
 export class Qcow2Bitmaps implements BitmapFacet {
   readonly #image: Qcow2Image;
@@ -130,15 +138,12 @@ export class Qcow2Bitmaps implements BitmapFacet {
 
   *#loadBitmap(entry: BitmapEntry): Steps<DirtyBitmap> {
     const { size, geometry: { clusterSize } } = this.#image;
-    const broken = (): BlockError => new BlockError('CORRUPT_IMAGE', `Bitmap '${entry.name}' doesn't satisfy the constraints`, { errno: Errno.EINVAL });
-    if (entry.granularityBits < minGranularityBits || entry.granularityBits > maxGranularityBits) throw broken();
-    if (entry.tableOffset % clusterSize !== 0 || entry.tableSize * 8 > maxBitmapTableSize) throw broken();
+    if (!isPlausible(entry, this.#image)) throw new BlockError('CORRUPT_IMAGE', `Bitmap '${entry.name}' doesn't satisfy the constraints`, { errno: Errno.EINVAL });
     const bitmap = new DirtyBitmap({ name: entry.name, granularity: 2 ** entry.granularityBits, size });
     bitmap.persistent = true;
     bitmap.enabled = (entry.flags & BitmapFlag.AUTO) !== 0;
     bitmap.inconsistent = (entry.flags & BitmapFlag.IN_USE) !== 0;
     if (bitmap.inconsistent) return bitmap;
-    if (entry.tableSize !== Math.ceil(bitmap.storedBytes / clusterSize)) throw broken();
     const table = yield* this.#readTable(entry);
     const piece = new Uint8Array(clusterSize);
     for (let index = 0; index < entry.tableSize; index++) {

@@ -2,6 +2,7 @@
 import { Errno, strerror, systemError } from '../../block/errors.js';
 import type { CheckResult } from '../../block/facets.js';
 import { run } from '../../util/steps.js';
+import { isPlausible } from './bitmap.js';
 import { ReferenceCounts } from './check-references.js';
 import { maxL1Bytes } from './header.js';
 import { hex } from './geometry.js';
@@ -271,10 +272,8 @@ class Walker implements Walk {
     await image.file.read(extension.directoryOffset, directory);
     for (const bitmap of parseBitmapDirectory(directory, extension.count)) {
       this.#count(bitmap.tableOffset, bitmap.tableSize * 8);
-      if (bitmap.tableSize * 8 > maxBitmapTableSize) {
-        result.corruptions++;
-        continue;
-      }
+      if (!isPlausible(bitmap, image)) this.#corruption(`ERROR bitmap '${bitmap.name}' doesn't satisfy the constraints`);
+      if (bitmap.tableSize * 8 > maxBitmapTableSize) continue;
       const table = new Uint8Array(bitmap.tableSize * 8);
       await image.file.read(bitmap.tableOffset, table);
       const view = viewOf(table);
