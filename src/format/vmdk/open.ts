@@ -68,6 +68,7 @@ async function openDescribed(file: BlockChild, place: DescriptorPlace, opening: 
   for (const [index, line] of descriptor.extents.entries()) {
     if (line.sectors > 0) extents.push(await openExtent(index, line, file, opening));
   }
+  if (extents.length === 0) throw corrupt('The VMDK descriptor names no extents');
   return new VmdkImage({ file, backing: await openParent(descriptor, opening), descriptor, place, extents });
 }
 

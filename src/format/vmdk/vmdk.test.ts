@@ -1,7 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { BlockError } from '../../block/errors.js';
+import { BlockGraph } from '../../block/graph.js';
+import { DriverRegistry } from '../../block/registry.js';
+import { Recording, recorderDriver } from '../../testing/recorder.js';
 import { run } from '../../util/steps.js';
 import { formatCid, formatDescriptor, maxDescriptor, newCid, parseDescriptor, probeDescriptor, withCid } from './descriptor.js';
+import { vmdk } from './index.js';
 import { encodeSparseHeader, Flag, parseFooter, parseSparseHeader, sectorSize, sparseLayout, streamHeader } from './header.js';
 import { withMarker } from './packer.js';
 import { StreamWriter } from './stream.js';
@@ -38,6 +42,12 @@ describe('descriptor', () => {
     'RW 99999999999999999 SPARSE "x"',
   ])('with the extent %s is refused', (line) => {
     expect(() => parseDescriptor(text('vmfs', line), 'disk.vmdk', false)).toThrow(`Invalid extent line: ${line}`);
+  });
+
+  it('that names no extents is no disk', async () => {
+    const recording = new Recording(bytesOf(text('twoGbMaxExtentSparse', 'R\u007f 8192 SPARSE "a-s001.vmdk"')));
+    const graph = new BlockGraph({ drivers: new DriverRegistry([vmdk, recorderDriver(recording)]) });
+    await expect(graph.openBackend({ driver: 'vmdk', file: { driver: 'recorder' } }, { readOnly: true })).rejects.toThrow('names no extents');
   });
 
   it('gets another CID without a change elsewhere', () => {
