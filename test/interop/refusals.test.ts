@@ -43,6 +43,7 @@ const commands: readonly (readonly [ToolName, readonly string[]])[] = [
     ['qemu-img', ['rebase', '-f', 'parallels', ...options, 'a.hds']] as const),
   ['qemu-img', ['create', '-f', 'raw', '-o', 'extent_size_hint=4G', 'x', '1M']],
   ['qemu-nbd', ['-k', folder.file('folder'), 'a.qcow2']],
+  ...['-e', '--handshake-limit'].map((option) => ['qemu-nbd', [option, '2147483648', 'a.qcow2']] as const),
   ...['-a', '-c', '-d'].map((action) => ['qemu-img', ['snapshot', action, 'x', 'base.raw']] as const),
   ...['-c', '-d', '--pattern', '--flush-interval'].flatMap((option) =>
     ['-1', '1k'].map((number) => ['qemu-img', ['bench', option, number, 'a.qcow2']] as const)),

@@ -86,7 +86,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
       if (!value.startsWith('/')) throw new CliError('socket path must be absolute');
       options.socket = value;
       break;
-    case 'shared': options.shared = wholeNumber(value, 'shared device number'); break;
+    case 'shared': options.shared = wholeNumber(value, 'shared device number', mostInt); break;
     case 'persistent': options.persistent = true; break;
     case 'verbose': options.verbose = true; break;
     case 'export-name':
@@ -97,7 +97,7 @@ function apply(options: NbdToolOptions, name: string, value: string, seen: Reado
       if (Buffer.byteLength(value) > MAX_STRING) throw new CliError(`export description '${value}' too long`);
       options.description = value;
       break;
-    case 'handshake-limit': options.handshakeLimitSec = wholeNumber(value, 'handshake limit'); break;
+    case 'handshake-limit': options.handshakeLimitSec = wholeNumber(value, 'handshake limit', mostInt); break;
     case 'offset':
       if (/^-\d+$/.test(value)) throw new CliError(`Value '${value}' is out of range for parameter 'offset'`);
       options.offset = wholeNumber(value, 'offset');
@@ -176,9 +176,11 @@ function check(options: NbdToolOptions, seen: ReadonlySet<string>): void {
   if (options.imageOpts && options.format !== undefined) throw new CliError('--image-opts and -f are mutually exclusive');
 }
 
-function wholeNumber(text: string, what: string): number {
+const mostInt = 2 ** 31 - 1;
+
+function wholeNumber(text: string, what: string, most = Number.MAX_SAFE_INTEGER): number {
   const value = /^\+?(?:0x[\da-f]+|\d+)$/i.test(text.trim()) ? Number(text.trim().replace('+', '')) : NaN;
-  if (!Number.isSafeInteger(value)) throw new CliError(`Invalid ${what} '${text}'`);
+  if (!(value <= most)) throw new CliError(`Invalid ${what} '${text}'`);
   return value;
 }
 
