@@ -367,6 +367,7 @@ export class BlockGraph {
   async #openImplicit(node: BlockNode, name: string, reference: ImplicitReference, references: Record<string, unknown>, inherited: Inherited): Promise<BlockChild | undefined> {
     const given = references[name];
     if (reference.kind === 'backing' && inherited.mode.noBacking) return undefined;
+    if (given === '') this.onWarning(`Use of "${name}": "" is deprecated; use "${name}": null instead`);
     if (given === null || given === '') {
       node.detached = reference.filename !== '';
       return undefined;

@@ -73,7 +73,7 @@ export function takeCommon(options: Record<string, unknown>, inherited: Inherite
     for (const [key, value] of Object.entries(cache)) {
       const field = cacheFields[key];
       if (field) cacheValues[key] = coerceOption(`cache.${key}`, field, value);
-      else if (key !== 'writeback') unknown[key] = value;
+      else unknown[key] = value;
     }
   }
   // left for the driver to refuse in its own name
