@@ -14,8 +14,8 @@ const MAX_KNOWN = 32;
 /** Shorter stretches are quicker read than sent from the file. */
 const FILE_FROM = 128 * 1024;
 /**
- * Of such a piece the socket takes from the file what it holds, some 200 KiB. The rest is read while the client empties the socket: a
- * client is slower at bytes that no processor has touched yet.
+ * Of such a piece the socket takes from the file what it holds, some 200 KiB. The rest is read, all of it at once, while the client
+ * empties the socket: a client is slower at bytes that no processor has touched yet, and at each wake-up.
  */
 const FILE_PIECE = 1024 * 1024;
 
