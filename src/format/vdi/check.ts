@@ -13,7 +13,7 @@ const reportLimit = 10_000;
 
 /**
  * Checks the image, whose tables are on disk as they are. Repair takes out entries that name no place, gives blocks that share one a
- * place each, moves the last blocks into gaps, and corrects the count in the header.
+ * place each, moves the last blocks into gaps, and corrects the count in the header and the length of the file.
  * @returns also how many blocks are allocated now, by the header
  */
 export async function checkVdi(file: BlockChild, header: VdiHeader, { repair, report = () => undefined, signal, asPeer = false }: CheckOptions): Promise<CheckResult & { allocated: number }> {
@@ -45,6 +45,8 @@ export async function checkVdi(file: BlockChild, header: VdiHeader, { repair, re
       shared.push({ block, entry });
     } else owners.set(entry, block);
   }, entrySize);
+  const cut = owners.get(inFile - 1);
+  if (cut !== undefined && header.dataOffset + inFile * strideOf(header) > file.size) found(`ERROR: block index ${cut} ends behind the end of the file, is ${inFile - 1}`);
   if (signal?.aborted) throw new BlockError('CANCELLED', strerror(Errno.ECANCELED), { errno: Errno.ECANCELED });
   if (count !== header.allocated) found(`ERROR: allocated blocks mismatch, is ${count}, should be ${header.allocated}`);
   if (repair === 'none' || result.corruptions === 0) return { ...result, allocated: header.allocated };
@@ -106,7 +108,7 @@ export class Repair {
     await this.#file.write(Field.ALLOCATED, u32(count));
     await this.#file.flush();
     const end = this.#header.dataOffset + count * strideOf(this.#header);
-    if (this.#file.size > end) await this.#file.resize(end, { exact: false });
+    if (this.#file.size !== end) await this.#file.resize(end, { exact: false });
   }
 }
 

@@ -136,6 +136,17 @@ describe('checking VDI', () => {
     expect(folder.bytes(image).length).toBe(1024 + 3 * mib);
   });
 
+  it('finds a block whose end the file has lost, and gives it zeroes', async () => {
+    const image = await filled();
+    writeFileSync(image, folder.bytes(image).subarray(0, 1024 + 1.5 * mib));
+    const { lines } = await check(image);
+    expect(lines).toHaveLength(1);
+    expect(lines[0]).toMatch(/^ERROR: block index \d ends behind the end of the file, is 1$/);
+    expect(await check(image, 'all')).toMatchObject({ fixed: 1 });
+    expect(await check(image)).toMatchObject({ corruptions: 0 });
+    expect(folder.bytes(image).length).toBe(1024 + 2 * mib);
+  });
+
   it('mends all of it', async () => {
     const image = await filled();
     folder.patch(image, [table, 0x15, 0, 0, 0, 1, 0, 0, 0], [388, 7]);
