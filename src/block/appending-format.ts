@@ -219,6 +219,16 @@ export abstract class AppendingFormat extends MappedFormat {
     return this.readOnly ? undefined : this.exclusive(() => run(this.flushAll()));
   }
 
+  /** Lets `look` read, and change, the tables on disk; nobody else changes any meanwhile. */
+  protected lookAtDisk<T>(look: () => Promise<T>): MaybePromise<T> {
+    return this.exclusive(async () => {
+      if (!this.readOnly) await run(this.flushAll());
+      const found = await look();
+      this.tables.clear();
+      return found;
+    });
+  }
+
   /** Brings changed tables to the disk, behind a flush of what they refer to. The caller holds {@link exclusive}. */
   protected *writeTables(): Steps<void> {
     if (!this.tables.dirty) return;

@@ -226,7 +226,11 @@ const cases: readonly { readonly name: string; readonly persistent?: boolean; ru
       await expectContent(disk, model);
       if (resize !== 'any') return;
       await disk.resize(size / 2);
+      await disk.writeZeroes(0, size / 4, Req.MAY_UNMAP);
+      await disk.write(size / 4, data.subarray(0, size / 8));
       await disk.resize(size, options);
+      model.fill(0, 0, size / 4);
+      model.set(data.subarray(0, size / 8), size / 4);
       model.fill(0, size / 2);
       await expectContent(disk, model.subarray(0, size));
     },

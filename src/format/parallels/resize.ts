@@ -15,6 +15,7 @@ export function* resizeParallels(image: ParallelsImage, size: number): Steps<voi
   const mostSectors = image.header.countsClusters ? Infinity : 0xffff_ffff;
   if (entries > maxTableEntries || sectors > mostSectors) throw new BlockError('INVALID_ARGUMENT', 'Image size is too large for this cluster size', { errno: Errno.EFBIG });
   yield* image.claim();
+  yield* image.flushTables();
   if (sectors < image.header.sectors) yield* cut(image, sectors * sectorSize, entries);
   const start = entries > image.header.tableEntries ? yield* lengthenTable(image, entries) : image.start;
   image.header = {
@@ -44,7 +45,6 @@ function* lengthenTable(image: ParallelsImage, entries: number): Steps<number> {
   const end = tableEnd({ tableEntries: entries }) * sectorSize;
   const clusters = Math.max(0, Math.ceil((end - start) / clusterSize));
   const newStart = start + clusters * clusterSize;
-  yield* image.flushTables();
   if (clusters > 0) {
     image.space!.use({ first: 0, count: clusters });
     for (let index = 0; index < image.header.tableEntries; index++) {

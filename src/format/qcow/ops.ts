@@ -55,14 +55,9 @@ export class QcowOps extends AppendingFormat {
       formatInfo: { specific: () => undefined, clusterSize: this.clusterSize, encrypted: header.crypt !== Crypt.NONE },
       makeEmpty: { makeEmpty: () => this.#makeEmpty() },
       check: {
-        check: async (options) => {
-          if (!this.readOnly) await this.flush();
-          const result = await this.exclusive(() => checkQcow({
-            file, directory: this.#directory, tableBytes, size: this.size, clusterBits: this.#header.clusterBits, reserve: (bytes) => this.reserve(bytes),
-          }, options));
-          this.tables.clear();
-          return result;
-        },
+        check: async (options) => this.lookAtDisk(() => checkQcow({
+          file, directory: this.#directory, tableBytes, size: this.size, clusterBits: this.#header.clusterBits, reserve: (bytes) => this.reserve(bytes),
+        }, options)),
       },
     };
   }

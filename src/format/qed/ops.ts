@@ -116,11 +116,9 @@ export class QedOps extends AppendingFormat {
   }
 
   async #check(options: CheckOptions): ReturnType<typeof checkQed> {
-    if (!this.readOnly) await this.flush();
-    const result = await this.exclusive(() => checkQed({
+    const result = await this.lookAtDisk(() => checkQed({
       file: this.file, header: this.#header, isPlace: (offset) => this.isPlace(offset), reserve: (bytes) => this.reserve(bytes),
     }, options));
-    this.tables.clear();
     if (options.repair !== 'none' && result.checkErrors === 0) await this.exclusive(() => run(this.settle()));
     return result;
   }

@@ -36,15 +36,13 @@ export class VdiOps extends AppendingFormat {
       identity: { id: uuid },
       formatInfo: { specific: () => undefined, clusterSize: blockSize },
       check: {
-        check: async (options) => {
-          if (!this.readOnly) await this.flush();
-          const { allocated, ...result } = await this.exclusive(() => checkVdi(file, { ...this.#header, allocated: this.#recorded }, options));
+        check: async (options) => this.lookAtDisk(async () => {
+          const { allocated, ...result } = await checkVdi(file, { ...this.#header, allocated: this.#recorded }, options);
           if (options.repair === 'none') return result;
-          this.tables.clear();
           this.#recorded = allocated;
           this.end = this.#header.dataOffset + allocated * strideOf(this.#header);
           return result;
-        },
+        }),
       },
     };
   }

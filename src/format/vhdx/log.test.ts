@@ -54,6 +54,11 @@ describe('log', () => {
     expect(read(fileWith(older, newer))?.updates[0]?.bytes).toEqual(page(1));
   });
 
+  it('an entry that the file ends within is none', () => {
+    const [whole, cut] = [entry(0, 1n, 1), entry(MiB / 2, 2n, 2)];
+    expect(() => read(fileWith(whole, cut).subarray(0, 1.5 * MiB + 20))).toThrow('it has 1572884 bytes, 8388608 when its log was written');
+  });
+
   it('a sequence is applied from its tail to its head, around the end of the ring, too', () => {
     const tail = MiB - 4096;
     const sequence = [entry(tail, 1n, 1), entry(4096, 2n, 2, tail), entry(3 * 4096, 3n, 3, tail)];

@@ -103,7 +103,7 @@ class Ring {
     for (let start = 0; start < end; start += MiB) {
       const chunk = new Uint8Array(Math.min(MiB, end - start));
       yield* wait(this.#file.read(logOffset + start, chunk));
-      for (let at = 0; at < chunk.length; at += sector) {
+      for (let at = 0; at + sector <= chunk.length; at += sector) {
         const head = chunk.subarray(at, at + sector);
         if (text(head, 0, 4) !== 'loge' || readGuid(head, 32) !== logGuid) continue;
         const entry = parseEntry(head, start + at);
