@@ -15,7 +15,7 @@ const MAX_KNOWN = 32;
 const FILE_FROM = 128 * 1024;
 /**
  * Of such a piece the socket takes from the file what it holds, some 200 KiB. The rest is read, all of it at once, while the client
- * empties the socket: a client is slower at bytes that no processor has touched yet, and at each wake-up.
+ * empties the socket: a client is slower at bytes that no processor has touched yet.
  */
 const FILE_PIECE = 1024 * 1024;
 

@@ -40,7 +40,7 @@ export function* tableEntries(
       const entry = readEntry(view, at);
       const state = entry === invalidEntry ? view.getUint8(at * entrySize) % 8 : stateOf(entry);
       if (state < State.FULLY_PRESENT && state !== invalidEntry) {
-        if (entry !== invalidEntry && entry > state) spare?.(placeOf(entry));
+        if (entry > state) spare?.(placeOf(entry));
         continue;
       }
       const index = first + at;

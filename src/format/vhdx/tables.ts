@@ -13,7 +13,7 @@ export const entriesPerPage = pageSize / entrySize;
 export const bitsPerPage = pageSize * 8;
 export const bitmapBlockSize = 1 << 20;
 
-/** An entry as a number: the block's place in the file (a multiple of 1 MiB) plus its state. A place further than numbers go makes no sense. */
+/** An entry as a number: the block's place in the file (a multiple of 1 MiB) plus its state. A block that is there cannot lie further than numbers go. */
 export function readEntry(view: DataView, index: number): number {
   const lo = view.getUint32(index * entrySize, true);
   const hi = view.getUint32(index * entrySize + 4, true);

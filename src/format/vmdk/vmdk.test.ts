@@ -5,8 +5,8 @@ import { DriverRegistry } from '../../block/registry.js';
 import { Recording, recorderDriver } from '../../testing/recorder.js';
 import { run } from '../../util/steps.js';
 import { formatCid, formatDescriptor, maxDescriptor, newCid, parseDescriptor, probeDescriptor, withCid } from './descriptor.js';
-import { vmdk } from './index.js';
 import { encodeSparseHeader, Flag, parseFooter, parseSparseHeader, sectorSize, sparseLayout, streamHeader } from './header.js';
+import { vmdk } from './index.js';
 import { withMarker } from './packer.js';
 import { StreamWriter } from './stream.js';
 
