@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    include: ['src/**/*.test.ts', 'test/**/*.test.ts'], exclude: ['test/full/**', 'node_modules/**'], testTimeout: 60_000, hookTimeout: 60_000, pool: 'forks', maxWorkers: 2,
-    globalSetup: ['test/support/build-tools.ts'], setupFiles: ['test/support/setup.ts'], expect: { poll: { timeout: 30_000 } },
+    include: ['src/**/*.test.ts', 'test/**/*.test.ts'], exclude: ['test/full/**', 'node_modules/**'], testTimeout: 240_000, hookTimeout: 240_000, pool: 'forks', maxWorkers: 2,
+    globalSetup: ['test/support/build-tools.ts'], setupFiles: ['test/support/setup.ts'], expect: { poll: { timeout: 120_000 } },
   },
 });

@@ -17,7 +17,8 @@ exports.load = function load(folder, cached = true) {
     if (id === 'node:module') return { createRequire: () => require };
     const [where, name, path] = id.split(':');
     if (where !== 'script') return require(id);
-    if (!modules.has(id)) modules.set(id, loaded(name).modules[path]());
+    // A copy with plain members: what bundles hand out are getters behind getters, which each use of a name would run.
+    if (!modules.has(id)) modules.set(id, { ...loaded(name).modules[path]() });
     return modules.get(id);
   };
   const loadScript = (name) => {
@@ -34,7 +35,12 @@ exports.load = function load(folder, cached = true) {
     script.runInThisContext()(module.exports, find, module, filename, folder);
     return { script, exports: module.exports };
   };
-  return { scripts, run: loaded('main').run };
+  const { run, stopped } = loaded('main');
+  return { scripts, run, stopped };
 };
 
-exports.start = (program) => exports.load(join(__dirname, '../dist/cli')).run(program, process.argv.slice(2));
+exports.start = (program) => {
+  const { run, stopped } = exports.load(join(__dirname, '../dist/cli'));
+  process.once('beforeExit', stopped);
+  run(program, process.argv.slice(2));
+};

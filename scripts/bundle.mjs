@@ -90,7 +90,7 @@ for (const [part, entries] of parts) for (const path of entries) asked.get(homes
 async function bundle(home) {
   // each module is made when it is asked for
   const modules = [...asked.get(home)].sort().map((path) => `${JSON.stringify(path)}: () => require("./${path}")`);
-  const contents = `${home === 'main' ? `export { run } from "./${entry}";` : ''} export const modules = { ${modules.join(', ')} };`;
+  const contents = `${home === 'main' ? `export { run, stopped } from "./${entry}";` : ''} export const modules = { ${modules.join(', ')} };`;
   await build({ ...settings, plugins: [elsewhere(home)], outfile: join(outdir, `${home}.cjs`), stdin: { contents, resolveDir: '.', sourcefile: `${home}.js` } });
 }
 // What a script holds for others is known when they are made.

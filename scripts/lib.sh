@@ -46,34 +46,40 @@ have() {
   if [ "$1" = 7zip ]; then command -v 7zz || command -v 7z; else command -v "$1"; fi >/dev/null
 }
 
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+apt_get_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$@" >/dev/null; }
+
+# Installs Debian packages, one by one where apt-get does not know all of them; waits for another installation that is under way.
+apt_install() {
+  local package
+  echo "Installing $*"
+  as_root apt-get update -qq
+  apt_get_install "$@" && return
+  for package; do apt_get_install "$package" || notice "apt-get could not install $package"; done
+}
+
 # Installs the Debian packages of the foreign tools that judge us, where a tool is missing and we may.
 install_peers() {
   local missing=() pair
   for pair in nbdkit:nbdkit nbdinfo:libnbd-bin nbdsh:python3-libnbd fio:fio qemu-img:qemu-utils qemu-nbd:qemu-utils \
     qcowmount:libqcow-utils vhdimount:libvhdi-utils vmdkmount:libvmdk-utils fusermount:fuse cryptsetup:cryptsetup-bin bximage:bximage \
-    create_compressed_fs:cloop-utils mcopy:mtools fsck.fat:dosfstools bzip2:bzip2 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl sfdisk:fdisk sgdisk:gdisk parted:parted nbdfuse:libnbd-bin vmdkinfo:libvmdk-utils; do
+    create_compressed_fs:cloop-utils mcopy:mtools fsck.fat:dosfstools bzip2:bzip2 7zip:7zip certtool:gnutls-bin mkfs.ext4:e2fsprogs curl:curl xz:xz-utils python3:python3 openssl:openssl sfdisk:fdisk sgdisk:gdisk parted:parted nbdfuse:libnbd-bin vmdkinfo:libvmdk-utils xmount:xmount dmg2img:dmg2img; do
     have "${pair%%:*}" || missing+=("${pair#*:}")
   done
+  [ -e /usr/lib/python3/dist-packages/VMDKstream.py ] || missing+=(python3-vmdkstream)
   [ ${#missing[@]} -eq 0 ] && return
-  local root=()
-  if [ "$(id -u)" -ne 0 ]; then root=(sudo -n); fi
-  if ! command -v apt-get >/dev/null || ! "${root[@]}" true 2>/dev/null; then
+  if ! command -v apt-get >/dev/null || ! as_root true 2>/dev/null; then
     notice "Not installed, and apt-get is not ours to use: ${missing[*]}. Tests against these tools will not run."
     return
   fi
-  echo "Installing ${missing[*]}"
-  "${root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
-    notice "apt-get could not install all of: ${missing[*]}"
+  apt_install "${missing[@]}"
 }
 
 # What the test with a real guest needs besides.
 install_guest_tools() {
   command -v qemu-system-x86_64 >/dev/null && command -v cpio >/dev/null && return
-  local root=()
-  if [ "$(id -u)" -ne 0 ]; then root=(sudo -n); fi
-  "${root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends qemu-system-x86 cpio >/dev/null
+  apt_install qemu-system-x86 cpio
 }
 
 # vitest_run NAME [ARGUMENT…]: adds the tests' own sums. A file that fails to load or an error outside tests counts as one failure.

@@ -24,6 +24,16 @@ describe.skipIf(!built)('the package', () => {
     expect(node('--input-type=module', '-e', `console.log(Object.keys(await import('${name}')).length > 0)`)).toBe('true\n');
   });
 
+  test('a command that waits for nothing any more has failed', () => {
+    const { status, stderr } = spawnSync(process.execPath, ['-e', `
+      const { run, stopped } = require('./bin/start.cjs').load('dist/cli');
+      process.once('beforeExit', stopped);
+      Promise.prototype.then = () => new Promise(() => {}); // nothing that is waited for comes
+      run('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', 'package.json', '/dev/null/nowhere']);
+    `], { cwd: root, encoding: 'utf8' });
+    expect({ status, stderr }).toEqual({ status: 1, stderr: 'qemu-img: stopped before it was done: an internal error\n' });
+  });
+
   test('examples/read-sector.mjs', () => {
     const folder = mkdtempSync(join(tmpdir(), 'vdisk-example-'));
     try {

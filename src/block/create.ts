@@ -50,7 +50,7 @@ export async function createImageFile(graph: BlockGraph, request: CreateRequest)
   if (fileOptions['preallocation'] !== undefined && format.children['file']?.role === 'filtered') fileOptions['size'] = size;
   const formatOptions = { ...Object.fromEntries(Object.entries(options).filter(([key]) => format.createOptions?.[key])), size };
   const place = (name: string): string => ownName(graph, name, protocol);
-  await format.checkCreate?.(formatOptions);
+  await format.checkCreate?.(formatOptions, filename);
   await createFile(place(filename), fileOptions);
   const open = (name: string): Promise<BlockBackend> => graph.openBackend(graph.toOptions(name, protocol.name), { discard: 'unmap' });
   let target: BlockBackend | undefined;

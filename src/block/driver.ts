@@ -151,6 +151,8 @@ export interface ImplicitReference {
   readonly kind: 'backing' | 'data-file' | 'extent';
   /** As found in the image, empty where it names none (the user may still give one); relative names are resolved against the image's folder by the graph. */
   readonly filename: string;
+  /** The name is a path, never a URL, whatever it looks like. */
+  readonly isPath?: boolean;
   /** Driver named by the image; undefined: it must be probed, which the gate may refuse. */
   readonly format?: string;
   readonly role: ChildRole;
@@ -192,9 +194,9 @@ export interface OpenContext<O> {
   implicitChild(name: string, reference: ImplicitReference): Promise<BlockChild | undefined>;
   /**
    * Makes further files of the image, none of which may exist, for `use` to lay them out and name them in the image; where that
-   * fails they go again. A note beside the image tells whoever cleans up after a crash to remove them unless the image names them.
+   * fails, or `signal` comes while they are made, they go again. A note beside the image tells whoever cleans up after a crash to remove them unless the image names them.
    */
-  newFiles(wanted: readonly NewFile[], use: (children: readonly BlockChild[]) => MaybePromise<void>): Promise<void>;
+  newFiles(wanted: readonly NewFile[], use: (children: readonly BlockChild[]) => MaybePromise<void>, signal?: AbortSignal): Promise<void>;
   /** Named moment ('l2_update') at which a blkdebug below may fail or hold the caller. Undefined at once where there is none. */
   debugPoint(event: string): Promise<void> | undefined;
   /** Name of the format that a file starting with these bytes would be taken for. */
@@ -279,6 +281,8 @@ export interface BlockDriver<O extends object = object> {
   readonly beyondPeer?: readonly PeerLack[];
   /** Formats: whether a new image made with these create options reads as zero; undefined: as far as its file does, or it allocates nothing. */
   newReadsAsZero?(options: Readonly<Record<string, OptionValue>>): boolean | undefined;
+  /** Formats: options to open a new image with that is filled from front to end. */
+  readonly fillOptions?: Readonly<Record<string, string>>;
   /** Formats: clusters can be written compressed (Req.COMPRESSED). */
   readonly supportsCompression?: boolean;
   /** Formats: dirty bitmaps can be stored with the image. */
@@ -292,8 +296,8 @@ export interface BlockDriver<O extends object = object> {
   /** Protocols: removes it. */
   deleteFile?(filename: string): Promise<void>;
   readonly folders?: FolderOperations;
-  /** Formats: refuses create options that make no sense before a file is touched. @throws BlockError INVALID_ARGUMENT */
-  checkCreate?(options: Readonly<Record<string, OptionValue>> & { readonly size: number }): MaybePromise<void>;
+  /** Formats: refuses create options that make no sense, or a name, before a file is touched. @throws BlockError INVALID_ARGUMENT */
+  checkCreate?(options: Readonly<Record<string, OptionValue>> & { readonly size: number }, filename: string): MaybePromise<void>;
   /** Formats: lays an empty image of `options.size` bytes on target, which is empty. */
   create?(target: BlockBackend, options: Readonly<Record<string, OptionValue>> & { readonly size: number }, context: CreateContext): Promise<void>;
   /** Formats: a new image that holds what source shows, as bytes in a row. Options as for create. */

@@ -113,8 +113,15 @@ export interface BackingFacet {
   readonly format: string | undefined;
   /** Rewrites the reference; undefined filename removes it. Does not touch the open chain. `identity`: that of the new backing file, where it was looked at. */
   change(filename: string | undefined, format: string | undefined, identity?: IdentityFacet): Promise<void>;
+  /** A reference changed without a look at the content (`rebase -u`) means the new backing file as it is now, not the former one that has moved. */
+  readonly adoptsUnchecked?: boolean;
   /** Formats that record what an overlay was made for: throws, with the fault 'parent-changed', where the open backing file is something else. */
   verify?(): void;
+  /**
+   * Formats that record which content of the backing file is meant: what this session makes of it is meant, too. Durable when it
+   * resolves. The image is open for writing.
+   */
+  expectChange?(): Promise<void>;
 }
 
 export interface AmendFacet {
@@ -146,8 +153,11 @@ export interface CopyRangeFacet {
   copyFrom(source: DescriptorFacet, sourceOffset: number, offset: number, length: number): Promise<boolean>;
 }
 
-/** Large writes may be done on another thread while their sender, who has more to do meanwhile, goes on. */
-export interface BackgroundFacet { allowBackgroundWrites(): void }
+/**
+ * Large writes may be done on another thread while their sender, who has more to do meanwhile, goes on. True: that thread does no more
+ * than copy them, one after the other.
+ */
+export interface BackgroundFacet { allowBackgroundWrites(): boolean }
 
 /** Bytes of host storage spent on this layer. */
 export interface AllocatedSizeFacet { allocatedSize(): Promise<number> }

@@ -10,14 +10,27 @@ export function protocolPrefix(filename: string): string | undefined {
   return slash !== -1 && slash < colon ? undefined : filename.slice(0, colon);
 }
 
+/** The same path in a form that is never taken for a protocol's name. */
+export function asPath(path: string): string {
+  return protocolPrefix(path) === undefined ? path : `./${path}`;
+}
+
 /** Resolves a name found in `image` as the image means it: relative to the image's folder. */
 export function resolveReference(filename: string, image: string): string {
-  if (filename.startsWith('/') || protocolPrefix(filename) !== undefined) return filename;
-  const start = image.startsWith('json:') ? undefined : image.lastIndexOf('/');
-  if (start === undefined) return filename;
-  const prefix = protocolPrefix(image);
-  if (start === -1) return prefix === undefined ? filename : `${prefix}:${filename}`;
-  return image.slice(0, start + 1) + filename;
+  return protocolPrefix(filename) === undefined ? resolvePath(filename, image) : filename;
+}
+
+/** Like resolveReference() for a name that is a path whatever it looks like. */
+export function resolvePath(path: string, image: string): string {
+  if (path.startsWith('/')) return path;
+  const folder = image.startsWith('json:') ? '' : folderPart(image);
+  return folder === '' ? asPath(path) : folder + path;
+}
+
+/** What stands before a file's own name: its folder, with the slash, or else a protocol's prefix, with the colon. */
+export function folderPart(filename: string): string {
+  const slash = filename.lastIndexOf('/');
+  return filename.slice(0, (slash === -1 ? protocolPrefix(filename)?.length ?? -1 : slash) + 1);
 }
 
 /** The file that names stored in the node's image are relative to; undefined where there is not one. */

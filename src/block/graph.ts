@@ -3,7 +3,7 @@ import { isPromise, type MaybePromise } from '../util/maybe.js';
 import { BlockBackend, BlockChild } from './child.js';
 import { Perm, type ImplicitReference, type NewFile, type OpenContext } from './driver.js';
 import { BlockError, Errno } from './errors.js';
-import { placeOf, protocolPrefix, resolveReference } from './filename.js';
+import { placeOf, protocolPrefix, resolvePath, resolveReference } from './filename.js';
 import { FileNote } from './file-note.js';
 import { denyImplicitOpens, type OpenGate } from './gate.js';
 import { isJsonFilename, nestOptions, parseJsonFilename, type Options } from './key-values.js';
@@ -177,8 +177,8 @@ export class BlockGraph {
   }
 
   /**
-   * Changes access and options of a node, and of the files it owns, in place. Rejects with nothing changed where an option cannot
-   * change; a driver that fails half-way may leave the nodes above as they were.
+   * Changes access and options of a node, and of the files it owns, in place. A layer that cannot write stays read-only, and so do its
+   * files. Rejects with nothing changed where an option cannot change; a driver that fails half-way may leave the nodes above as they were.
    */
   async reopen(node: BlockNode, change: ReopenChange): Promise<void> {
     const steps = planReopen(node, change);
@@ -350,7 +350,7 @@ export class BlockGraph {
       ...(inherited.signal && { signal: inherited.signal }),
       child: (name) => node.children.get(name),
       implicitChild: (name, reference) => this.#openImplicit(node, name, reference, references, inherited),
-      newFiles: (wanted, use) => this.#newFiles(node, wanted, use, references, inherited),
+      newFiles: (wanted, use, signal) => this.#newFiles(node, wanted, use, { references, inherited, signal }),
       debugPoint: (event) => node.children.get('file')?.node.ops.debugEvent?.(event),
       object: (id) => this.object(id),
       probe: (head) => this.#guess(head, ''),
@@ -394,14 +394,18 @@ export class BlockGraph {
     return edge;
   }
 
-  async #newFiles(node: BlockNode, wanted: readonly NewFile[], use: (children: readonly BlockChild[]) => MaybePromise<void>, references: Record<string, unknown>, inherited: Inherited): Promise<void> {
+  async #newFiles(
+    node: BlockNode, wanted: readonly NewFile[], use: (children: readonly BlockChild[]) => MaybePromise<void>,
+    { references, inherited, signal }: { references: Record<string, unknown>; inherited: Inherited; signal: AbortSignal | undefined },
+  ): Promise<void> {
     const file = node.children.get('file')!.node;
     const image = placeOf(file) ?? file.filename;
-    const added = wanted.map(({ reference }) => resolveReference(reference.filename, image));
+    const added = wanted.map(({ reference }) => resolved(reference, image));
     const note = await FileNote.write(this, { image, added, removed: [] });
     const children: BlockChild[] = [];
     try {
       for (const [index, { name, reference }] of wanted.entries()) {
+        signal?.throwIfAborted();
         await note.create(added[index]!);
         children.push((await this.#openImplicit(node, name, reference, references, inherited))!);
       }
@@ -424,8 +428,7 @@ export class BlockGraph {
     }
     const extra = isDictionary(given) ? given : {};
     if (extra['file'] !== undefined || reference.filename === '' || (settings.protocol && extra['filename'] !== undefined)) return this.#openSpec(extra, undefined, settings);
-    // a data file, alone of all, is looked for where the program runs
-    const filename = reference.kind === 'data-file' ? reference.filename : resolveReference(reference.filename, from);
+    const filename = resolved(reference, from);
     await this.#ask(settings.gate, { kind: reference.kind, filename, from, ...(reference.format !== undefined && { format: reference.format }) });
     if (settings.above.includes(filename)) {
       throw new BlockError('INVALID_ARGUMENT', `Backing file '${filename}' creates an infinite loop.`, { filename, errno: Errno.ELOOP });
@@ -496,21 +499,25 @@ export class BlockGraph {
 
   async #reopenTree(node: BlockNode, readOnly: boolean): Promise<void> {
     if (node.readOnly === readOnly) return;
-    const owned = [...node.children.values()].filter((edge) => edge.role !== 'cow').map((edge) => edge.node);
-    if (!readOnly) {
-      for (const child of owned) await this.#reopenTree(child, false);
-      // the layer may write at once
-      node.readOnly = false;
-      refreshPermissions(node);
-    }
+    const owned = [...node.children.values()].filter((edge) => edge.role !== 'cow' && edge.node.readOnly === node.readOnly).map((edge) => edge.node);
     try {
+      if (!readOnly) {
+        for (const child of owned) await this.#reopenTree(child, false);
+        // the layer may write at once
+        node.readOnly = false;
+        refreshPermissions(node);
+      }
       await node.ops.reopen?.({ readOnly });
     } catch (error) {
       node.readOnly = !readOnly;
+      if (!readOnly) {
+        for (const child of owned) await this.#reopenTree(child, true).catch(() => undefined);
+        refreshPermissions(node);
+      }
       throw error;
     }
     node.readOnly = readOnly || !node.ops.capabilities.write;
-    if (readOnly) for (const child of owned) await this.#reopenTree(child, true);
+    if (node.readOnly) for (const child of owned) await this.#reopenTree(child, true);
   }
 
   async #detachBackend(backend: BlockBackend): Promise<void> {
@@ -552,6 +559,12 @@ export class BlockGraph {
     edge.node.parents.delete(edge);
     await this.#closeIfUnused(edge.node);
   }
+}
+
+/** What a name found in `image` stands for; that of a data file, alone of all, does so where the program runs. */
+function resolved({ kind, filename, isPath }: ImplicitReference, image: string): string {
+  if (kind === 'data-file') return filename;
+  return isPath === true ? resolvePath(filename, image) : resolveReference(filename, image);
 }
 
 /** Several children under one name: `children.0`, `children.1` … */

@@ -7,7 +7,7 @@
  * - A new cluster is filled (copied padding included) before it becomes visible.
  * - While tables are cached and the children answer at once, requests complete synchronously.
  */
-import { andThen, isPromise, type MaybePromise } from '../util/maybe.js';
+import { andThen, isPromise, together, type MaybePromise } from '../util/maybe.js';
 import { RangeLock } from '../util/range-lock.js';
 import { run, wait, type Steps } from '../util/steps.js';
 import type { BlockChild } from './child.js';
@@ -104,7 +104,7 @@ export abstract class MappedFormat extends BlockOps {
     const extent = this.map(offset, target.length);
     if (isUnknown(extent)) return extent.then(() => this.read(offset, target));
     if (extent.length === target.length) return this.#readExtent(extent, offset, target, true);
-    return this.#readPieces(extent, offset, target);
+    return together(this.#pieces(extent, offset, target));
   }
 
   override write(offset: number, source: Uint8Array, flags: number): MaybePromise<void> {
@@ -174,28 +174,25 @@ export abstract class MappedFormat extends BlockOps {
     const extent = this.map(offset, target.length);
     if (isUnknown(extent)) return extent.then(() => this.#readAfterPause(offset, target));
     if (extent.length === target.length) return this.#readExtent(extent, offset, target, false);
-    return this.#readPieces(extent, offset, target);
+    return together(this.#pieces(extent, offset, target));
   }
 
-  /** Pieces that wait do so beside one another. */
-  #readPieces(first: LayerExtent, offset: number, target: Uint8Array): MaybePromise<void> {
-    let waiting: Promise<void>[] | undefined;
+  /** One after the other; those that wait do so beside one another. */
+  *#pieces(first: LayerExtent, offset: number, target: Uint8Array): Iterable<MaybePromise<void>> {
     let extent = first;
     for (let done = 0;;) {
-      const piece = this.#readExtent(extent, offset + done, target.subarray(done, done + extent.length), true);
-      if (isPromise(piece)) (waiting ??= []).push(piece);
+      yield this.#readExtent(extent, offset + done, target.subarray(done, done + extent.length), true);
       done += extent.length;
-      if (done === target.length) break;
+      if (done === target.length) return;
       const next = this.map(offset + done, target.length - done);
       if (isUnknown(next)) {
         const rest = target.subarray(done);
         const from = offset + done;
-        (waiting ??= []).push(next.then(() => this.read(from, rest)));
-        break;
+        yield next.then(() => this.read(from, rest));
+        return;
       }
       extent = next;
     }
-    return waiting === undefined ? undefined : Promise.all(waiting).then(() => undefined);
   }
 
   #track(read: Promise<void>): Promise<void> {

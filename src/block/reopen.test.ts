@@ -2,7 +2,8 @@ import { describe, expect, it } from 'vitest';
 import { raw } from '../format/raw/index.js';
 import { memory } from '../protocol/memory/index.js';
 import { blkdebug } from '../filter/blkdebug/index.js';
-import { Perm, type BlockDriver } from './driver.js';
+import type { BlockChild } from './child.js';
+import { Perm, readOnlyCapabilities, type BlockDriver, type Capabilities } from './driver.js';
 import { FilterOps } from './filter-ops.js';
 import { BlockGraph } from './graph.js';
 import type { OptionValue } from './options.js';
@@ -19,7 +20,20 @@ const tunable: BlockDriver<{ speed?: number; shape?: string }> = {
   name: 'tunable', kind: 'filter', options: { speed: { type: 'number', mutable: true }, shape: { type: 'string' } }, children: { file: { role: 'filtered' } },
   open: (context) => new Tunable(context.child('file')!),
 };
-const graphOf = (): BlockGraph => new BlockGraph({ drivers: new DriverRegistry([memory, raw, blkdebug, tunable]), gate: () => true });
+class Reader extends FilterOps {
+  readonly fails: boolean;
+  constructor(child: BlockChild, fails: boolean) {
+    super(child);
+    this.fails = fails;
+  }
+  override get capabilities(): Capabilities { return readOnlyCapabilities; }
+  override reopen(): Promise<void> { return this.fails ? Promise.reject(new Error('unlucky')) : Promise.resolve(); }
+}
+const reader: BlockDriver<{ fails?: boolean }> = {
+  name: 'reader', kind: 'filter', options: { fails: { type: 'boolean' } }, children: { file: { role: 'filtered' } },
+  open: ({ child, options }) => new Reader(child('file')!, options.fails === true),
+};
+const graphOf = (): BlockGraph => new BlockGraph({ drivers: new DriverRegistry([memory, raw, blkdebug, tunable, reader]), gate: () => true });
 const spec = { driver: 'tunable', shape: 'round', 'node-name': 'top', file: { driver: 'raw', 'node-name': 'below', file: { driver: 'memory', size: 1 << 20 } } };
 
 describe('reopen', () => {
@@ -57,6 +71,17 @@ describe('reopen', () => {
     await writer.close();
     await graph.reopen(disk.node, { readOnly: true });
     expect(graph.nodes.get('below')!.readOnly).toBe(true);
+  });
+
+  it('leaves the files of a layer that does not become writable as they were', async () => {
+    for (const fails of [false, true]) {
+      await using graph = graphOf();
+      const disk = await graph.openBackend({ driver: 'reader', fails, file: spec }, { readOnly: true });
+      const reopened = graph.reopen(disk.node, { readOnly: false });
+      if (fails) await expect(reopened).rejects.toThrow('unlucky');
+      else await reopened;
+      expect([disk.node, graph.nodes.get('top')!, graph.nodes.get('below')!].map(({ readOnly }) => readOnly)).toEqual([true, true, true]);
+    }
   });
 });
 

@@ -83,7 +83,7 @@ describe.each([['LUKS1', newLuks1, (store: HeaderStore) => openLuks1(store, fals
     expect([await opens('second'), await opens('third')]).toEqual([false, true]);
     await amend({ state: 'inactive', keyslot: 1, force: true });
     expect(await opens('third')).toBe(false);
-  }, 120_000);
+  });
 
   it('leave nothing of the key behind', async () => {
     const image = await make('first');
@@ -94,7 +94,7 @@ describe.each([['LUKS1', newLuks1, (store: HeaderStore) => openLuks1(store, fals
     // the header as it was, over what the key material is now
     image.set(before.subarray(0, name === 'LUKS2' ? 32_768 : 4096));
     expect(await (await open(storeOf(image))).unlock(bytes('first'))).toBeUndefined();
-  }, 120_000);
+  });
 });
 
 describe('a LUKS2 header', () => {
@@ -112,7 +112,7 @@ describe('a LUKS2 header', () => {
     await volume.amend({ state: 'active', newPassphrase: () => bytes('more'), iterTime: 1, force: false });
     image.set(old);
     expect(await (await openLuks2(storeOf(image), false)).unlock(bytes('more'))).toBeDefined();
-  }, 120_000);
+  });
 
   it.each<[string, (metadata: JsonObject) => JsonObject]>([
     ["LUKS2 requirement 'online-reencrypt-v2' is not supported",
@@ -128,7 +128,7 @@ describe('a LUKS2 header', () => {
     const { digest } = await import('../platform/cryptography.js');
     checksumField(image).set(checksumOf(image, (content) => digest('sha256', content)));
     await expect(openLuks2(storeOf(image), false)).rejects.toThrow(text);
-  }, 60_000);
+  });
 
   it('with any value in its metadata replaced is read or refused, never misread', async () => {
     const image = await newLuks2('open');
@@ -145,7 +145,7 @@ describe('a LUKS2 header', () => {
         if (!(error instanceof BlockError)) throw error;
       }
     }), { numRuns: 400 });
-  }, 60_000);
+  });
 });
 
 /** Paths to all members, inner ones too. */

@@ -6,8 +6,10 @@ import type { BlockGraph } from '../block/graph.js';
 import type { BlockNode } from '../block/node.js';
 import { chainStatus } from '../block/status.js';
 import { copyBuffer } from '../platform/bytes.js';
-import { RatePacer } from './pacer.js';
 import { Pauses } from '../platform/pauses.js';
+import { unfiltered } from './chain.js';
+import { RatePacer } from './pacer.js';
+
 const chunkBytes = 1 << 20;
 
 export interface CommitControl {
@@ -23,10 +25,12 @@ export interface CommitOutcome {
 }
 
 /**
- * Copies everything allocated above `base` into it, growing it to the overlay's size first. The overlay stays as it is.
+ * Copies everything allocated above `base` into it, growing it to the overlay's size first. What the overlay holds stays as it is; an
+ * image that records what its backing file holds learns beforehand that `base` changes.
  * The backend must let others write below it (share WRITE and RESIZE).
  */
 export async function commitImage(graph: BlockGraph, top: BlockBackend, base: BlockNode, control: CommitControl = {}): Promise<CommitOutcome> {
+  await expectChange(graph, overlayOf(top.node, base));
   const wasReadOnly = base.readOnly;
   if (wasReadOnly) await graph.reopen(base, { readOnly: false });
   let settled: CommitOutcome = {};
@@ -43,6 +47,24 @@ export async function commitImage(graph: BlockGraph, top: BlockBackend, base: Bl
     if (wasReadOnly) settled = await settle(graph, base);
   }
   return settled;
+}
+
+/** The image right above `base`. */
+function overlayOf(top: BlockNode, base: BlockNode): BlockNode {
+  const overlay = unfiltered(top);
+  return overlay.backing === undefined || unfiltered(overlay.backing) === unfiltered(base) ? overlay : overlayOf(overlay.backing, base);
+}
+
+async function expectChange(graph: BlockGraph, overlay: BlockNode): Promise<void> {
+  const backing = overlay.facet('backing');
+  if (backing?.expectChange === undefined) return;
+  const wasReadOnly = overlay.readOnly;
+  if (wasReadOnly) await graph.reopen(overlay, { readOnly: false });
+  try {
+    await backing.expectChange();
+  } finally {
+    if (wasReadOnly) await graph.reopen(overlay, { readOnly: true });
+  }
 }
 
 async function settle(graph: BlockGraph, base: BlockNode): Promise<CommitOutcome> {

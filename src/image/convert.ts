@@ -99,7 +99,8 @@ function planImage(graph: BlockGraph, image: NewImage, size: number, { sources, 
     if (fields['backing_fmt'] === undefined) throw invalid(`Backing file format not supported for file format '${format.name}'`);
     options['backing_fmt'] = image.backingFormat;
   }
-  const { size: given, ...rest } = options;
+  // as for the peer, a size among the options says nothing: it is the sources'
+  const { size: _size, ...rest } = options;
   const backing = rest['backing_file'];
   refuseManyOverBacking(sources, backing);
   if (backing !== undefined && rest['backing_fmt'] === undefined) throw invalid('Use of backing file requires explicit backing format');
@@ -114,7 +115,7 @@ function planImage(graph: BlockGraph, image: NewImage, size: number, { sources, 
   }
   const unallocated = format.supportsBacking === true && (rest['preallocation'] === undefined || rest['preallocation'] === 'off');
   return {
-    size: typeof given === 'number' ? given : size, options: rest, backing: typeof backing === 'string' ? backing : undefined,
+    size, options: rest, backing: typeof backing === 'string' ? backing : undefined,
     zeroed: format.newReadsAsZero?.(rest) ?? (protocol.createsZeroed === true || unallocated),
   };
 }

@@ -25,6 +25,8 @@ export interface CopySegment {
 
 /** Compressed clusters are taken together up to this many bytes. */
 const enoughCompressed = 2 << 20;
+/** Of data no more is asked at once: what follows is looked up while this is copied. */
+const enoughData = 64 << 20;
 
 export interface PlanControl {
   /** The target is an overlay: what the sources leave to their bases is left to its backing file, which ends here. */
@@ -89,8 +91,12 @@ export class CopyPlan {
       return { ...known, offset, length: known.length - skipped, host };
     }
     const { source, start } = this.#at(offset);
-    const status = yield* this.#status(source, offset, offset - start);
-    const kind = this.#kind(source, offset, status);
+    let status = yield* this.#status(source, offset, offset - start, enoughData);
+    let kind = this.#kind(source, offset, status);
+    if (kind !== 'data' && status.length === enoughData) {
+      status = yield* this.#status(source, offset, offset - start);
+      kind = this.#kind(source, offset, status);
+    }
     if (kind === 'data' && status.compressed) return this.#known = yield* this.#compressedSegment(source, offset, start, status.length);
     return this.#known = { kind, offset, length: status.length, host: kind === 'data' ? status.host : undefined };
   }
@@ -99,7 +105,7 @@ export class CopyPlan {
     const end = Math.min(start + source.image.size, offset + enoughCompressed);
     let at = offset + unit;
     while (at < end) {
-      const status = yield* this.#status(source, at, at - start);
+      const status = yield* this.#status(source, at, at - start, enoughCompressed);
       if (!status.compressed || this.#kind(source, at, status) !== 'data') break;
       at += status.length;
     }
@@ -124,8 +130,8 @@ export class CopyPlan {
   }
 
   /** With onUnknown, smaller and smaller ranges are asked for until the bad sector stands alone. */
-  *#status({ image, base }: CopySource, offset: number, start: number): Steps<ChainStatus> {
-    for (let length = image.size - start;;) {
+  *#status({ image, base }: CopySource, offset: number, start: number, longest = Infinity): Steps<ChainStatus> {
+    for (let length = Math.min(longest, image.size - start);;) {
       try {
         return yield* wait(chainStatus(image.node, start, length, { base }));
       } catch (error) {

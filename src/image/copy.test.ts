@@ -21,6 +21,7 @@ async function randomTurns(): Promise<void> {
 class TestOps extends BlockOps {
   override readonly capabilities: Capabilities = { write: true, writeFlags: 0, zeroFlags: 0, discard: true, resize: 'any', growsOnWrite: false };
   readonly child: BlockChild;
+  readonly asked: number[] = [];
   readonly log: { op: string; offset: number; length: number }[] = [];
   delay: (() => Promise<void>) | undefined;
   fails: (op: string, offset: number, length: number) => boolean = () => false;
@@ -41,6 +42,7 @@ class TestOps extends BlockOps {
     return this.#request('zero', offset, length, () => this.child.writeZeroes(offset, length));
   }
   status(offset: number, length: number): LayerExtent {
+    this.asked.push(offset);
     if (this.fails('status', offset, length)) throw systemError(5);
     return { kind: 'child', length, host: { child: this.child, offset } };
   }
@@ -167,15 +169,40 @@ describe('copyImages', () => {
     await expect(copyImages([{ image: source.image }], target.image, defaults)).rejects.toThrow('error while reading block status at offset 0');
   });
 
-  it('stops when told', async () => {
+  it('tells how much of the work is done, or how far it is on the disk without a look at the rest beforehand', async () => {
+    const content = new Uint8Array(66 << 20).fill(1);
+    content.fill(0, 0, 1 << 20);
+    const shown: Record<string, unknown[]> = { work: [], place: [] };
+    const askedAtFirst: Record<string, number> = {};
+    for (const kind of ['work', 'place']) {
+      const source = await disk(content.length, content);
+      const target = await disk(content.length);
+      source.ops.asked.length = 0;
+      const progress = (done: number, total: number): void => {
+        askedAtFirst[kind] ??= Math.max(...source.ops.asked);
+        shown[kind]!.push([done, total]);
+      };
+      await copyImages([{ image: source.image }], target.image, { ...defaults, progress, progressByPlace: kind === 'place' });
+    }
+    expect(shown['work']!.at(0)).toEqual([2 << 20, 65 << 20]);
+    expect(shown['work']!.at(-1)).toEqual([65 << 20, 65 << 20]);
+    expect(shown['place']!.slice(0, 2)).toEqual([[1 << 20, 66 << 20], [3 << 20, 66 << 20]]);
+    expect(shown['place']!.at(-1)).toEqual([66 << 20, 66 << 20]);
+    expect(askedAtFirst['work']).toBe(65 << 20);
+    expect(askedAtFirst['place']).toBe(0);
+  });
+
+  it.each([1, 8])('stops when told, though the source keeps %i pieces waiting', async (parallel) => {
     const source = await disk(64 << 20, new Uint8Array(64 << 20).fill(1));
     const target = await disk(64 << 20);
-    source.ops.delay = randomTurns;
     const control = new AbortController();
-    const copied = copyImages([{ image: source.image }], target.image, { ...defaults, signal: control.signal });
-    setImmediate(() => control.abort());
-    await expect(copied).rejects.toThrow();
-    expect(target.ops.log.length).toBeLessThan(200);
+    let reads = 0;
+    source.ops.delay = async () => {
+      if (++reads === 10) control.abort();
+      for (let turns = 0; turns < 20; turns++) await turn();
+    };
+    await expect(copyImages([{ image: source.image }], target.image, { ...defaults, parallel, signal: control.signal })).rejects.toThrow();
+    expect(reads).toBe(10);
     expect(source.ops.atOnce).toBe(0);
   });
 });

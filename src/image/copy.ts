@@ -4,7 +4,8 @@ import { Req } from '../block/driver.js';
 import { BlockError } from '../block/errors.js';
 import type { BlockNode } from '../block/node.js';
 import { copyBuffer, eventsHandled, isZero } from '../platform/bytes.js';
-import { isPromise, type MaybePromise } from '../util/maybe.js';
+import { clockMs } from '../platform/clock.js';
+import { isPromise, together, type MaybePromise } from '../util/maybe.js';
 import { run, wait, type Steps } from '../util/steps.js';
 import { CopyPlan, type CopySegment, type CopySource } from './copy-plan.js';
 import { RatePacer } from './pacer.js';
@@ -12,8 +13,8 @@ import { RatePacer } from './pacer.js';
 const sector = 512;
 /** Largest piece that is read, then written: progress and errors speak of them, as the peer's do. */
 const pieceBytes = 2 << 20;
-/** Most under way where reading never waits and writing is no more than copying: more would only leave the processor's cache. */
-const bytesInMemory = 8 * pieceBytes;
+/** Most under way where reading never waits and a thread copies what is written: more would only leave the processor's cache. */
+const bytesInMemory = 2 * pieceBytes;
 const turnMs = 50;
 
 export interface CopyControl {
@@ -38,6 +39,8 @@ export interface CopyControl {
   /** Let the host copy where source and target lie plainly in files. */
   readonly offload?: boolean;
   readonly progress?: ((done: number, total: number) => void) | undefined;
+  /** Progress is the place on the disk: how much there is to copy is not looked up beforehand. */
+  readonly progressByPlace?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -51,8 +54,8 @@ export async function copyImages(sources: readonly CopySource[], target: BlockBa
     targetBackingSize: control.targetBackingSize,
     onUnknown: control.salvage && ((offset, error) => control.salvage?.(`error while reading block status at offset ${offset}: ${error.message}`)),
   });
-  if (control.compressedCluster === undefined) allowBackgroundWrites(target.node);
-  await new Copy(plan, target, control).run();
+  const inBackground = control.compressedCluster === undefined && allowBackgroundWrites(target.node);
+  await new Copy(plan, target, control, inBackground).run();
   if (control.compressedCluster === undefined) return;
   try {
     // tells the format that nothing follows
@@ -62,11 +65,15 @@ export async function copyImages(sources: readonly CopySource[], target: BlockBa
   }
 }
 
-/** While one thread writes a piece, this one reads the next. (Where others compress, all processors are busy without it.) */
-function allowBackgroundWrites(node: BlockNode): void {
+/**
+ * While one thread writes a piece, this one reads the next. (Where others compress, all processors are busy without it.) True where all
+ * writes are made so.
+ */
+function allowBackgroundWrites(node: BlockNode): boolean {
   const facet = node.facet('background');
-  if (facet) facet.allowBackgroundWrites();
-  else for (const child of node.children.values()) if (child.role !== 'cow') allowBackgroundWrites(child.node);
+  if (facet) return facet.allowBackgroundWrites();
+  const below = [...node.children.values()].filter(({ role }) => role !== 'cow').map((child) => allowBackgroundWrites(child.node));
+  return below.length > 0 && below.every((inBackground) => inBackground);
 }
 
 /** A segment, or as much of it as is copied at a time. */
@@ -80,6 +87,7 @@ class Copy {
   readonly #plan: CopyPlan;
   readonly #target: BlockBackend;
   readonly #control: CopyControl;
+  readonly #inBackground: boolean;
   readonly #pieceBytes: number;
   readonly #zeroUnit: number;
   readonly #pacer: RatePacer;
@@ -95,12 +103,13 @@ class Copy {
   #total = 0;
   /** The failure nearest to the start of the disk. */
   #failure: { readonly error: unknown; readonly ticket: number } | undefined;
-  #lastTurn = Date.now();
+  #lastTurn = clockMs();
 
-  constructor(plan: CopyPlan, target: BlockBackend, control: CopyControl) {
+  constructor(plan: CopyPlan, target: BlockBackend, control: CopyControl, inBackground: boolean) {
     this.#plan = plan;
     this.#target = target;
     this.#control = control;
+    this.#inBackground = inBackground;
     const least = Math.max(pieceBytes, control.compressedCluster ?? 0, control.minSparse);
     // a target that is zero anyway is only spared zeroes
     this.#zeroUnit = control.targetIsZero ? Math.min(control.zeroUnit, least) : control.zeroUnit;
@@ -109,15 +118,16 @@ class Copy {
   }
 
   async run(): Promise<void> {
-    if (this.#control.progress || this.#control.salvage) await run(this.#count());
+    if (this.#control.salvage || (this.#control.progress && !this.#control.progressByPlace)) await run(this.#count());
     try {
       while (this.#failure === undefined) {
+        this.#control.signal?.throwIfAborted();
         const taken = run(this.#take());
         const piece = isPromise(taken) ? await taken : taken;
         if (piece === undefined) break;
         this.#start(piece);
         if (this.#full) await this.#oneEnded();
-        else if (this.#underWay > 0 || Date.now() - this.#lastTurn > turnMs) await this.#turn();
+        else if (this.#underWay > 0 || clockMs() - this.#lastTurn > turnMs) await this.#turn();
         if (this.#control.rate) await this.#pacer.spent(this.#isWork(piece.kind) ? piece.length : 0);
       }
     } catch (error) {
@@ -129,16 +139,14 @@ class Copy {
 
   /** As much is under way as may be at a time. */
   get #full(): boolean {
-    const { parallel, compressedCluster } = this.#control;
-    if (this.#underWay >= parallel) return true;
-    return !this.#readsWait && compressedCluster === undefined && this.#bytesUnderWay >= bytesInMemory;
+    if (this.#underWay >= this.#control.parallel) return true;
+    return this.#inBackground && !this.#readsWait && this.#bytesUnderWay >= bytesInMemory;
   }
 
   /** Others get their turn: signals, timers, and what has been waited for. */
   async #turn(): Promise<void> {
     await eventsHandled();
-    this.#control.signal?.throwIfAborted();
-    this.#lastTurn = Date.now();
+    this.#lastTurn = clockMs();
   }
 
   #fail(error: unknown, ticket: number): void {
@@ -191,7 +199,8 @@ class Copy {
     const isWork = this.#isWork(segment.kind);
     const length = isWork ? Math.min(segment.length, this.#pieceBytes) : segment.length;
     this.#next += length;
-    if (isWork) this.#control.progress?.(this.#done += length, this.#total);
+    if (this.#control.progressByPlace) this.#control.progress?.(this.#next, this.#plan.size);
+    else if (isWork) this.#control.progress?.(this.#done += length, this.#total);
     return { ...segment, length, ticket: this.#order.ticket() };
   }
 
@@ -360,20 +369,6 @@ function endOfRun(buffer: Uint8Array, start: number, unit: number, zero: boolean
 
 /** Requests that are sent as they are asked for. */
 type Requests = Iterable<MaybePromise<void>>;
-
-/** Sends all, up to one that fails at once, before any is waited for. Fails with the first failure when all have ended. */
-function together(requests: Requests): MaybePromise<void> {
-  const waiting: Promise<void>[] = [];
-  try {
-    for (const request of requests) if (isPromise(request)) waiting.push(request);
-  } catch (error) {
-    waiting.push(Promise.reject(error));
-  }
-  if (waiting.length === 0) return undefined;
-  return Promise.allSettled(waiting).then((results) => {
-    for (const result of results) if (result.status === 'rejected') throw result.reason as Error;
-  });
-}
 
 function placed(error: BlockError, place: string): BlockError {
   return new BlockError(error.code, `${place}: ${error.message}`, error.context, error);

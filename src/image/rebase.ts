@@ -75,10 +75,21 @@ async function readOrZero(backing: BlockChild | undefined, offset: number, targe
 async function writePiece(overlay: BlockBackend, offset: number, piece: Uint8Array, compress: boolean | undefined): Promise<void> {
   try {
     if (offset >= (overlay.node.backing?.size ?? 0) && await writeOwnZeroes(overlay, offset, piece.length)) return;
-    await overlay.write(offset, piece, compress ? Req.COMPRESSED : 0);
+    const compresses = compress === true && await hasNothing(overlay.node, offset, piece.length);
+    await overlay.write(offset, piece, compresses ? Req.COMPRESSED : 0);
   } catch (error) {
     throw error instanceof BlockError ? new BlockError(error.code, `Error while writing to COW image: ${error.message}`, error.context, error) : error;
   }
+}
+
+/** Whether the overlay has nothing of its own there: what it has of a cluster, subclusters, cannot be compressed with the rest. */
+async function hasNothing(overlay: BlockNode, offset: number, length: number): Promise<boolean> {
+  for (let at = offset; at < offset + length;) {
+    const status = await chainStatus(overlay, at, offset + length - at, { base: overlay.backing, wantZero: false });
+    if (status.depth > 0) return false;
+    at += status.length;
+  }
+  return true;
 }
 
 /** Zeroes without room for them. False where the format just leaves out what reads as zero by itself: it would show the new backing file. */

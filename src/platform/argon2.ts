@@ -1,7 +1,7 @@
 /** Argon2, the memory-hard key derivation: from Node, the system's libargon2, or WebAssembly, whichever is there first. */
 import { createRequire } from 'node:module';
 import { BlockError } from '../block/errors.js';
-import { koffi, type ForeignFunction } from './koffi.js';
+import { callLater, koffi, type ForeignFunction } from './koffi.js';
 
 export interface Argon2Cost {
   readonly type: 'argon2i' | 'argon2id';
@@ -60,12 +60,14 @@ function ofSystem(): Derive | undefined {
   }
   return (passphrase, salt, { type, time, memory, lanes }, length) => new Promise((resolve, reject) => {
     const key = new Uint8Array(length);
-    // kept until the other thread is done with them
-    const given = [new Uint8Array(passphrase), new Uint8Array(salt), key] as const;
-    functions[type].async(time, memory, lanes, given[0], passphrase.length, given[1], salt.length, key, length, (failure: Error | null, code: number) => {
-      if (failure) reject(failure);
-      else if (code !== 0) reject(new BlockError('NOT_SUPPORTED', `argon2 fails with code ${code}`));
-      else resolve(given[2]);
+    const given = [new Uint8Array(passphrase), new Uint8Array(salt)] as const;
+    callLater({
+      call: functions[type], parameters: [time, memory, lanes, given[0], passphrase.length, given[1], salt.length, key, length],
+      ended: (failure, code) => {
+        if (failure) reject(failure);
+        else if (code !== 0) reject(new BlockError('NOT_SUPPORTED', `argon2 fails with code ${code}`));
+        else resolve(key);
+      },
     });
   });
 }

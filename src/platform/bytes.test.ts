@@ -1,6 +1,7 @@
+import { stat } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { firstDifference, isZero } from './bytes.js';
+import { eventsHandled, firstDifference, isZero } from './bytes.js';
 
 describe('isZero', () => {
   it('finds a single byte anywhere, at any length', () => {
@@ -24,5 +25,18 @@ describe('firstDifference', () => {
       const expected = a.findIndex((byte, index) => byte !== b[index]);
       expect(firstDifference(a, b)).toBe(expected);
     }));
+  });
+});
+
+describe('eventsHandled', () => {
+  it.each(['now', 'amid the handling of another event'])('lets a signal through that comes %s', async (when) => {
+    let heard = false;
+    const hear = (): void => { heard = true; };
+    process.on('SIGUSR2', hear);
+    if (when !== 'now') await new Promise((resolve) => { stat('.', resolve); });
+    process.kill(process.pid, 'SIGUSR2');
+    await eventsHandled();
+    expect(heard).toBe(true);
+    process.off('SIGUSR2', hear);
   });
 });

@@ -36,7 +36,7 @@ export function copyBuffer(length: number, shared = false): Uint8Array {
   return memory.subarray(start, start + length);
 }
 
-/** Resolves after signals, timers and sockets had their turn. */
+/** Resolves after signals, timers and sockets had their turn: what comes amid the handling of others has its turn behind the first immediate. */
 export function eventsHandled(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
+  return new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 }

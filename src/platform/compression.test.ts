@@ -1,7 +1,8 @@
 import { execFileSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 import { describe, expect, it } from 'vitest';
-import { rawDeflate, zlibStream, zstdCodec, zstdFrameLength } from './compression.js';
+import { rawDeflate, zlibStream, zstdCodec } from './compression.js';
+import { neighbouringFrames, zstdFrame } from './zstd-frame.js';
 import { randomBytes } from '../../test/support/seed.js';
 
 function sample(): Uint8Array {
@@ -28,6 +29,54 @@ describe('block compression', () => {
     }
   });
 
+  it('decompresses many blocks at once, joined or apart, and fails when one is broken', async ({ skip }) => {
+    const codec = await zstdCodec();
+    if (codec.decompressLater === undefined) return skip('no zstd that works on other threads');
+    const contents = Array.from({ length: 20 }, (_, at) => sample().fill(at, 0, 30_000));
+    const frames = contents.map((content) => codec.compress(content));
+    const gap = 11; // where nothing joins
+    const places: number[] = [];
+    let end = 0;
+    for (const [at, frame] of frames.entries()) {
+      if (at === gap) end += 5;
+      places.push(end);
+      end += frame.length;
+    }
+    const packed = new Uint8Array(end + 600);
+    for (const [at, frame] of frames.entries()) packed.set(frame, places[at]);
+    const target = new Uint8Array(contents.length * 65_536);
+    const blocks = places.map((place, at) => ({ source: packed.subarray(place, place + frames[at]!.length + 300), target: target.subarray(at * 65_536, (at + 1) * 65_536) }));
+    expect(neighbouringFrames(blocks, 4 * 65_536).map(({ target: { length } }) => length / 65_536)).toEqual([4, 4, 3, 4, 4, 1]);
+    await codec.decompressLater(blocks);
+    expect(Buffer.compare(target, Buffer.concat(contents))).toBe(0);
+
+    packed.fill(0xff, places[7]! + 10, places[7]! + 20);
+    await expect(codec.decompressLater(blocks)).rejects.toThrow();
+  });
+
+  it('joins no frames that do not say what they hold, or hold something else', async () => {
+    const codec = await zstdCodec();
+    const content = sample();
+    // a window of 128 KiB and one block that is not compressed
+    const unsized = Buffer.concat([Buffer.from('28b52ffd0038010008', 'hex'), content]);
+    const decompressed = new Uint8Array(content.length);
+    codec.decompress(unsized, decompressed);
+    expect(Buffer.compare(decompressed, content)).toBe(0);
+    expect(zstdFrame(unsized)).toEqual({ length: unsized.length, content: undefined });
+    const sized = codec.compress(sample());
+    expect(zstdFrame(sized)).toEqual({ length: sized.length, content: 65_536 });
+    const lengths = (frames: readonly Uint8Array[], room: number): number[] => {
+      const packed = Buffer.concat(frames);
+      const target = new Uint8Array(frames.length * room);
+      let end = 0;
+      const blocks = frames.map((frame, at) => ({ source: packed.subarray(end, end += frame.length), target: target.subarray(at * room, (at + 1) * room) }));
+      return neighbouringFrames(blocks, 1 << 20).map((block) => block.target.length / room);
+    };
+    expect(lengths([sized, sized, sized], 65_536)).toEqual([3]);
+    expect(lengths([sized, unsized, sized], 65_536)).toEqual([1, 1, 1]);
+    expect(lengths([sized, sized, sized], 4096)).toEqual([1, 1, 1]);
+  });
+
   it('holds a zlib stream to its end and its checksum', () => {
     const source = sample();
     const target = new Uint8Array(source.length);
@@ -35,6 +84,7 @@ describe('block compression', () => {
     zlibStream.decompress(packed, target);
     expect(Buffer.compare(target, source)).toBe(0);
     expect(() => zlibStream.decompress(packed, target.subarray(1))).toThrow();
+    for (const cut of [1, 3, 4]) expect(() => zlibStream.decompress(packed.subarray(0, -cut), target)).toThrow();
     packed[packed.length - 1]! ^= 1;
     expect(() => zlibStream.decompress(packed, target)).toThrow();
   });
@@ -53,7 +103,7 @@ describe('block compression', () => {
       const packed = wasm.compress(source, 3);
       const padded = new Uint8Array(packed.length + 10).fill(1);
       padded.set(packed);
-      expect(zstdFrameLength(padded)).toBe(packed.length);
+      expect(zstdFrame(padded).length).toBe(packed.length);
     }
   });
 });

@@ -2,8 +2,11 @@
 import { createRequire } from 'node:module';
 import type * as Zlib from 'node:zlib';
 import { BlockError } from '../block/errors.js';
+import { together } from '../util/maybe.js';
 import { CompressionThreads, type PackedBlock } from './compression-threads.js';
-import { koffi, koffiPath } from './koffi.js';
+import { fill, Inflater } from './inflater.js';
+import { callLater, koffi, koffiPath } from './koffi.js';
+import { neighbouringFrames, zstdFrame } from './zstd-frame.js';
 
 /** Loaded on first use: most runs never compress. */
 const zlib = (): typeof Zlib => process.getBuiltinModule('node:zlib');
@@ -18,7 +21,15 @@ export interface Codec {
   compressBlocks(source: Uint8Array, blockSize: number): Promise<PackedBlock[]>;
   /** Fills target; what follows the end of the compressed stream is ignored. Throws where the stream is broken or too short, or its checksum wrong. */
   decompress(source: Uint8Array, target: Uint8Array): void;
+  /**
+   * The same with several blocks, on other threads; absent where that gains nothing. Rejects where one of them fails, without telling
+   * which, when all have ended: sources and targets are in use until then.
+   */
+  decompressLater?(blocks: readonly PackedSource[]): Promise<void>;
 }
+
+/** A compressed block, which something may follow, and the memory that its content fills. */
+export interface PackedSource { readonly source: Uint8Array; readonly target: Uint8Array }
 
 /**
  * Level 4 takes two thirds of the default's time for results less than a hundredth larger, about those of the peer. One chunk has
@@ -53,62 +64,6 @@ const deflateThreads = (kind: 'Deflate' | 'DeflateRaw', options: Zlib.ZlibOption
       shrink(source, target) || put(zlib.deflateSync(source, { level: 0 }), Infinity, target);`,
   argument: { kind, options },
 });
-/** What one inflated block needs of the handle inside Node's streams. */
-interface InflateHandle {
-  onerror: (message: string) => void;
-  reset(): void;
-  writeSync(flush: number, source: Uint8Array, start: number, length: number, target: Uint8Array, targetStart: number, room: number): void;
-}
-
-/**
- * Inflates blocks straight into their target, with one handle that is reset: less than half the time of Node's functions for whole
- * streams, which are the documented way taken where a version of Node has another handle.
- */
-class Inflater {
-  readonly #kind: 'Inflate' | 'InflateRaw';
-  #handle: InflateHandle | undefined | null;
-  /** Room left in the target, and source left over. */
-  #state: Uint32Array = new Uint32Array(2);
-  #failure: string | undefined;
-  readonly #behind = new Uint8Array(1);
-
-  constructor(kind: 'Inflate' | 'InflateRaw') {
-    this.#kind = kind;
-  }
-
-  /** @see Codec.decompress */
-  inflate(source: Uint8Array, target: Uint8Array): void {
-    if (this.#handle === undefined) this.#handle = this.#make();
-    const { Z_SYNC_FLUSH } = zlib().constants;
-    if (this.#handle === null) {
-      const inflate = this.#kind === 'Inflate' ? zlib().inflateSync : zlib().inflateRawSync;
-      return fill(target, inflate(source, { finishFlush: Z_SYNC_FLUSH, maxOutputLength: target.length + 1, chunkSize: target.length + 1024 }), this.#kind === 'Inflate');
-    }
-    this.#failure = undefined;
-    this.#handle.reset();
-    this.#handle.writeSync(Z_SYNC_FLUSH, source, 0, source.length, target, 0, target.length);
-    if (this.#failure !== undefined) throw new Error(this.#failure);
-    if (this.#state[0] !== 0) throw new Error('compressed data ends early');
-    if (this.#kind === 'Inflate') this.#end(this.#handle, source);
-  }
-
-  /** What the target has no room for must be the end of the stream: its checksum tells whether the content is what was stored. */
-  #end(handle: InflateHandle, source: Uint8Array): void {
-    const left = this.#state[1]!;
-    handle.writeSync(zlib().constants.Z_SYNC_FLUSH, source, source.length - left, left, this.#behind, 0, 1);
-    if (this.#failure !== undefined) throw new Error(this.#failure);
-    if (this.#state[0] === 0) throw new Error('compressed data goes on');
-  }
-
-  #make(): InflateHandle | null {
-    const stream = zlib()[`create${this.#kind}`]() as unknown as { _handle?: InflateHandle; _writeState?: unknown };
-    const { _handle: handle, _writeState: state } = stream;
-    if (typeof handle?.reset !== 'function' || typeof handle.writeSync !== 'function' || !(state instanceof Uint32Array)) return null;
-    this.#state = state;
-    handle.onerror = (message) => { this.#failure = message; };
-    return handle;
-  }
-}
 const rawInflater = new Inflater('InflateRaw');
 const zlibInflater = new Inflater('Inflate');
 
@@ -130,38 +85,6 @@ export const zlibStream: Codec = {
   compressBlocks: (source, blockSize) => zlibThreads.compress(source, blockSize),
   decompress: (source, target) => zlibInflater.inflate(source, target),
 };
-
-/** `whole`: there must be no more bytes than that. */
-function fill(target: Uint8Array, bytes: Uint8Array, whole = false): void {
-  if (bytes.length < target.length) throw new Error('compressed data ends early');
-  if (whole && bytes.length > target.length) throw new Error('compressed data goes on');
-  target.set(bytes.subarray(0, target.length));
-}
-
-const zstdMagic = 0xfd2fb528;
-
-/**
- * Length of the first zstd frame in `bytes`, which may be followed by anything.
- * @throws Error where there is none, or it is cut
- */
-export function zstdFrameLength(bytes: Uint8Array): number {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (bytes.length < 6 || view.getUint32(0, true) !== zstdMagic) throw new Error('not a zstd frame');
-  const descriptor = bytes[4]!;
-  const singleSegment = (descriptor & 0x20) !== 0;
-  const sizeField = [singleSegment ? 1 : 0, 2, 4, 8][descriptor >>> 6]!;
-  let at = 5 + (singleSegment ? 0 : 1) + [0, 1, 2, 4][descriptor & 3]! + sizeField;
-  for (let last = false; !last;) {
-    if (at + 3 > bytes.length) throw new Error('zstd frame is cut');
-    const header = bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16);
-    last = (header & 1) !== 0;
-    const repeated = ((header >>> 1) & 3) === 1;
-    at += 3 + (repeated ? 1 : header >>> 3);
-  }
-  if ((descriptor & 4) !== 0) at += 4;
-  if (at > bytes.length) throw new Error('zstd frame is cut');
-  return at;
-}
 
 interface NodeZstd {
   zstdCompressSync?: (source: Uint8Array) => Uint8Array;
@@ -185,12 +108,16 @@ function zstdOfNode(): Codec | undefined {
     compress: (source) => zstdCompressSync(source),
     compressBlocks: (source, blockSize) => threads.compress(source, blockSize),
     decompress: (source, target) => {
-      fill(target, zstdDecompressSync(source.subarray(0, zstdFrameLength(source)), { maxOutputLength: target.length + 1 }));
+      fill(target, zstdDecompressSync(source.subarray(0, zstdFrame(source).length), { maxOutputLength: target.length + 1 }));
     },
   };
 }
 
 const level = 3;
+/** What another thread decompresses at a time. */
+const togetherBytes = 512 * 1024;
+/** Less is decompressed sooner than it is handed over. */
+const laterFrom = 64 * 1024;
 const libzstdName = 'libzstd.so.1';
 function zstdOfSystem(): Codec | undefined {
   const library = koffi();
@@ -211,17 +138,32 @@ function zstdOfSystem(): Codec | undefined {
       argument: { koffi: koffiPath() },
     });
     const room = (source: Uint8Array): Uint8Array => new Uint8Array(source.length + (source.length >>> 8) + 64);
-    return {
+    const later = (source: Uint8Array, target: Uint8Array): Promise<void> => new Promise((resolve, reject) => {
+      callLater({
+        call: decompress, parameters: [target, target.length, source, source.length],
+        ended: (failure, written) => (failure === undefined && Number(written) === target.length ? resolve() : reject(failure ?? new Error('zstd failed'))),
+      });
+    });
+    const codec: Codec = {
       compress(source) {
         const target = room(source);
         return target.subarray(0, checked(Number(compress(target, target.length, source, source.length, level)), target.length));
       },
       compressBlocks: (source, blockSize) => threads.compress(source, blockSize),
       decompress(source, target) {
-        const written = checked(Number(decompress(target, target.length, source, zstdFrameLength(source))), target.length);
+        const written = checked(Number(decompress(target, target.length, source, zstdFrame(source).length)), target.length);
         if (written < target.length) throw new Error('compressed data ends early');
       },
+      async decompressLater(blocks) {
+        await together(function* () {
+          for (const { source, target } of neighbouringFrames(blocks, togetherBytes)) {
+            if (target.length < laterFrom) codec.decompress(source, target);
+            else yield later(source, target);
+          }
+        }());
+      },
     };
+    return codec;
   } catch {
     return undefined;
   }
@@ -259,7 +201,7 @@ async function zstdOfWasm(): Promise<Codec | undefined> {
       return Promise.resolve(blocks);
     },
     decompress: (source, target) =>
-      fill(target, wasm.decompress(source.subarray(0, zstdFrameLength(source)), { defaultHeapSize: target.length })),
+      fill(target, wasm.decompress(source.subarray(0, zstdFrame(source).length), { defaultHeapSize: target.length })),
   };
 }
 

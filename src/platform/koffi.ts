@@ -55,3 +55,42 @@ export function koffiPath(): string | undefined {
 export function koffiMissing(): string | undefined {
   return (found ??= find()).reason;
 }
+
+/** A call on another thread. */
+export interface LaterCall {
+  readonly call: ForeignFunction;
+  /** Memory among them lives on until the call has ended. */
+  readonly parameters: readonly unknown[];
+  /** Finds errno as the call left it. `failure`: it was not made. */
+  readonly ended: (failure: Error | undefined, result: number) => void;
+}
+
+/** koffi refuses more than 256 in a process. */
+const mostCalls = 128;
+const callsUnderWay = new Set<LaterCall>();
+const callsWaiting: LaterCall[] = [];
+
+/** Makes a call on another thread, when there are not too many under way. */
+export function callLater(later: LaterCall): void {
+  if (callsUnderWay.size === mostCalls) callsWaiting.push(later);
+  else begin(later);
+}
+
+function begin(later: LaterCall): void {
+  callsUnderWay.add(later);
+  try {
+    later.call.async(...later.parameters, (failure: Error | null, result: number) => finish(later, failure ?? undefined, result));
+  } catch (error) {
+    finish(later, error as Error, -1);
+  }
+}
+
+function finish(later: LaterCall, failure: Error | undefined, result: number): void {
+  callsUnderWay.delete(later);
+  try {
+    later.ended(failure, result);
+  } finally {
+    const next = callsWaiting.shift();
+    if (next) begin(next);
+  }
+}

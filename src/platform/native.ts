@@ -4,7 +4,7 @@
  *
  * Results are as the kernel gives them: negative is -errno. The `…Later` forms run on another thread and never reject.
  */
-import { type ForeignFunction, type Koffi, koffi, koffiMissing } from './koffi.js';
+import { callLater, type ForeignFunction, type Koffi, koffi, koffiMissing } from './koffi.js';
 
 export const Fallocate = { KEEP_SIZE: 1, PUNCH_HOLE: 2, ZERO_RANGE: 16 } as const;
 export const Seek = { DATA: 3, HOLE: 4 } as const;
@@ -51,8 +51,6 @@ export class Native {
   readonly #usage = new BigInt64Array(18);
   /** The memory of the last call that was given an address: alive for as long as the kernel uses it. */
   #pinned: Uint8Array | undefined;
-  /** The same for calls on other threads. */
-  readonly #inFlight = new Set<readonly unknown[]>();
 
   constructor(library: Koffi) {
     this.#koffi = library;
@@ -176,14 +174,7 @@ export class Native {
   }
 
   #later(call: ForeignFunction, parameters: readonly unknown[]): Promise<number> {
-    return new Promise((resolve) => {
-      this.#inFlight.add(parameters);
-      // koffi hands the other thread's errno over just before it calls back.
-      call.async(...parameters, (failure: unknown, value: number) => {
-        this.#inFlight.delete(parameters);
-        resolve(failure ? -EIO : this.#result(value));
-      });
-    });
+    return new Promise((resolve) => callLater({ call, parameters, ended: (failure, value) => resolve(failure ? -EIO : this.#result(value)) }));
   }
 
   #fillVector(memory: Uint8Array): void {

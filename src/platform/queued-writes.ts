@@ -2,7 +2,7 @@
  * Writes of one file, by one thread that finds the next one waiting when it is done with one: glibc's asynchronous I/O keeps a thread
  * per file (aio(7)). Node's pool wakes another thread for each call; while the two wait for the same file they keep a processor busy.
  */
-import { type ForeignFunction, koffi, type Koffi } from './koffi.js';
+import { callLater, type ForeignFunction, koffi, type Koffi } from './koffi.js';
 
 /** Words of glibc's struct aiocb on 64-bit systems; addresses, lengths and offsets take two. */
 const Aiocb = { words: 42, fd: 0, buffer: 4, length: 6, notify: 11, error: 28, result: 30, offset: 32 } as const;
@@ -62,15 +62,17 @@ export class QueuedWrites {
     });
   }
 
+  /** Waits for the middle of what is sent: half the wake-ups, and the thread still has some to do when the next come. */
   #watch(): void {
-    const first = this.#sent[0];
-    if (this.#watched !== undefined || first === undefined) return;
-    this.#watched = BigUint64Array.of(this.#koffi.address(first.block.buffer));
-    this.#suspend.async(this.#watched, 1, null, () => {
+    const middle = this.#sent[(this.#sent.length - 1) >> 1];
+    if (this.#watched !== undefined || middle === undefined) return;
+    this.#watched = BigUint64Array.of(this.#koffi.address(middle.block.buffer));
+    const look = (): void => {
       this.#watched = undefined;
       this.#settle();
       this.#watch();
-    });
+    };
+    callLater({ call: this.#suspend, parameters: [this.#watched, 1, null], ended: (failure) => (failure === undefined ? look() : setTimeout(look, 1)) });
   }
 
   #settle(): void {

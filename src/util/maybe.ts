@@ -40,3 +40,22 @@ export function loop(step: () => MaybePromise<boolean>): MaybePromise<void> {
     if (!more) return undefined;
   }
 }
+
+/**
+ * Sends all requests, up to one that fails at once, before any is waited for. Fails with the first failure when all have ended: what
+ * they read into or write from is in use until then.
+ * @param requests sent as they are asked for
+ */
+export function together(requests: Iterable<MaybePromise<void>>): MaybePromise<void> {
+  const waiting: Promise<void>[] = [];
+  try {
+    for (const request of requests) if (isPromise(request)) waiting.push(request);
+  } catch (error) {
+    if (waiting.length === 0) throw error;
+    waiting.push(Promise.reject(error));
+  }
+  if (waiting.length === 0) return undefined;
+  return Promise.allSettled(waiting).then((results) => {
+    for (const result of results) if (result.status === 'rejected') throw result.reason as Error;
+  });
+}

@@ -3,9 +3,11 @@
  * says so; only kill -9 leaves something behind.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { ToolFolder, until, type Running } from '../support/our-tools.js';
+import { listens } from '../support/nbd-servers.js';
+import { withBitmap } from '../support/parallels-maker.js';
 import { havePeers } from '../support/peers.js';
 import { randomBytes } from '../support/seed.js';
 
@@ -56,6 +58,16 @@ describe.skipIf(!mayMount)('a full disk', () => {
     expect(readdirSync(small)).toEqual([]);
   });
 
+  it('convert to where a link leads', () => {
+    const link = folder.file('link');
+    symlinkSync(`${small}/target`, link);
+    const { status, stderr } = qemuImg('convert', '-f', 'raw', '-O', 'qcow2', source, link);
+    expect([status, stderr]).toEqual([1, expect.stringContaining('No space left on device')]);
+    expect(readdirSync(small)).toEqual([]);
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+    rmSync(link);
+  });
+
   it.each(severalFiles)('convert -O %s -o %s', (format, option) => {
     const options = option.replace('data_file=', `data_file=${small}/`);
     const { status, stderr } = qemuImg('convert', '-f', 'raw', '-O', format, '-o', options, source, `${small}/target.img`);
@@ -99,6 +111,40 @@ describe.skipIf(!mayMount)('a full disk', () => {
     }
   });
 
+  it.each(['falloc', 'full'])('a fixed VHD that gets no room to grow (%s) is as it was', (preallocation) => {
+    expect(qemuImg('create', '-q', '-f', 'vpc', '-o', 'subformat=fixed,force_size=on', `${small}/target`, '1M').status).toBe(0);
+    const before = readFileSync(`${small}/target`);
+    const resized = folder.run(folder.tool('vdisk'), ['resize', '-f', 'vpc', `--preallocation=${preallocation}`, `${small}/target`, '32M']);
+    expect([resized.status, resized.stderr]).toEqual([1, expect.stringMatching(/Could not (preallocate new data|write zeros for preallocation): No space left on device/)]);
+    expect(readFileSync(`${small}/target`).equals(before)).toBe(true);
+    expect(folder.run(folder.tool('vdisk'), ['resize', '-f', 'vpc', `--preallocation=${preallocation}`, `${small}/target`, '2M']).status).toBe(0);
+    const { size, blocks } = statSync(`${small}/target`);
+    expect(size).toBe(2 * MiB + 512);
+    expect(blocks * 512).toBeGreaterThan(MiB);
+    expect(qemuImg('info', '-f', 'vpc', `${small}/target`).stdout).toContain('virtual size: 2 MiB (2097152 bytes)');
+  });
+
+  it('a Parallels disk whose bitmaps find no room keeps its data, says so, and leaves nothing behind its last cluster', () => {
+    const target = `${small}/target`;
+    const write = ['-c', 'write -P 7 1M 1M', `driver=parallels,prealloc-size=64k,prealloc-mode=truncate,file.filename=${target}`];
+    const lost = [];
+    for (let room = 1024; room <= 1280; room += 32) {
+      expect(qemuImg('create', '-q', '-f', 'parallels', '-o', 'cluster_size=65536', target, '32M').status).toBe(0);
+      writeFileSync(target, withBitmap(readFileSync(target), 32 * MiB));
+      const image = statSync(target).blocks * 512;
+      writeFileSync(`${small}/other`, new Uint8Array(8 * MiB - image - room * 1024));
+      const { stdout, stderr } = folder.run(folder.tool('qemu-io'), ['--image-opts', ...write]);
+      expect(stdout).toContain('wrote 1048576/1048576 bytes');
+      if (stderr === 'qemu-io: Lost persistent bitmaps during inactivation: No space left on device\n') lost.push(room);
+      else expect(stderr).toBe('');
+      expect(qemuImg('check', '-f', 'parallels', target)).toMatchObject({ status: 0, stdout: expect.stringContaining('No errors were found') as string });
+      expect(folder.run(folder.tool('qemu-io'), ['-r', '-f', 'parallels', '-c', 'read -P 7 1M 1M', target])).toMatchObject({ status: 0 });
+      rmSync(`${small}/other`);
+    }
+    expect(lost.length).toBeGreaterThan(1);
+    expect(lost.length).toBeLessThan(9);
+  });
+
   it('a qcow2 image that runs full takes nothing more, keeps what it has, and stays sound', () => {
     expect(qemuImg('create', '-q', '-f', 'qcow2', `${small}/target`, '32M').status).toBe(0);
     const write = Array.from({ length: 16 }, (_, index) => ['-c', `write -P ${index + 1} ${index}M 1M`]).flat();
@@ -135,6 +181,17 @@ describe('a signal', () => {
     expect(readdirSync(made)).toEqual([]);
   });
 
+  it('SIGINT amid convert to where a link leads', async () => {
+    const [link, target] = [folder.file('link'), folder.file('led-to')];
+    symlinkSync(target, link);
+    const running = await underWay(['-f', 'raw', '-O', 'raw', source], link);
+    running.child.kill('SIGINT');
+    expect((await running.ended).signal).toBe('SIGINT');
+    expect(existsSync(target)).toBe(false);
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+    rmSync(link);
+  });
+
   it('is heard by a conversion that never waits', async () => {
     const target = folder.file('endless.raw');
     const running = folder.start(folder.tool('qemu-img'), ['convert', '--image-opts', '-O', 'raw', 'driver=null-co,read-zeroes=off,size=8T', target]);
@@ -150,10 +207,11 @@ describe('a signal', () => {
 
   it('leaves a target that was there before', async () => {
     const target = folder.file('existing.raw');
-    writeFileSync(target, new Uint8Array(32 * MiB));
+    writeFileSync(target, '');
+    truncateSync(target, 32 * MiB);
     const running = await underWay(['-n', '-f', 'raw', '-O', 'raw', source], target);
     running.child.kill('SIGINT');
-    await running.ended;
+    expect((await running.ended).signal).toBe('SIGINT');
     expect(statSync(target).size).toBe(32 * MiB);
   });
 
@@ -167,30 +225,38 @@ describe('a signal', () => {
       expect(folder.run(folder.tool('qemu-img'), compare)).toMatchObject({ status: 1 });
       folder.succeed(folder.tool('qemu-img'), ['convert', '-f', 'raw', '-O', format, source, target]);
       expect(folder.run(folder.tool('qemu-img'), compare)).toMatchObject({ status: 0 });
+      rmSync(target);
     }
   });
 });
 
-it('a compressed cluster that cannot be read is named, though several are read at once', () => {
-  const [image, target] = [folder.file('harmed.qcow2'), folder.file('of-harmed.raw')];
+it.each(['zlib', 'zstd'])('a compressed cluster that cannot be read is named, though several are read at once: %s', (type) => {
+  const [image, target] = [folder.file(`harmed-${type}.qcow2`), folder.file('of-harmed.raw')];
   writeFileSync(folder.file('text.raw'), 'some text '.repeat(4 * MiB / 10));
-  folder.succeed(folder.tool('qemu-img'), ['convert', '-f', 'raw', '-O', 'qcow2', '-c', folder.file('text.raw'), image]);
+  folder.succeed(folder.tool('qemu-img'), ['convert', '-f', 'raw', '-O', 'qcow2', '-c', '-o', `compression_type=${type}`, folder.file('text.raw'), image]);
   const bytes = readFileSync(image);
   const table = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(40))) & 0xff_ffff_ffff_fe00n);
   const cluster = 37;
   const place = Number(bytes.readBigUInt64BE(table + 8 * cluster) & ((1n << 54n) - 1n));
-  bytes.fill(0xff, place, place + 3);
+  // zstd's frame itself is still whole
+  const harmed = type === 'zlib' ? place : place + 10;
+  bytes.fill(0xff, harmed, harmed + 3);
   writeFileSync(image, bytes);
   const { status, stderr } = folder.run(folder.tool('qemu-img'), ['convert', '-O', 'raw', image, target]);
   expect({ status, stderr }).toEqual({ status: 1, stderr: `qemu-img: error while reading at byte ${cluster * 65536}: Input/output error\n` });
   expect(existsSync(target)).toBe(false);
+
+  folder.succeed(folder.tool('qemu-img'), ['convert', '--salvage', '-q', '-O', 'raw', image, target]);
+  const salvaged = readFileSync(folder.file('text.raw')).fill(0, cluster * 65536, (cluster + 1) * 65536);
+  expect(readFileSync(target).subarray(0, salvaged.length).equals(salvaged)).toBe(true);
 });
 
 describe.skipIf(!havePeers('qemu-nbd'))('an NBD server that goes away', () => {
+  let servers = 0;
   async function serve(image: string): Promise<{ server: Running; uri: string }> {
-    const socket = folder.file(`${image.split('/').at(-1)}.sock`);
-    const server = folder.start('qemu-nbd', ['-t', '-f', 'raw', '-k', socket, image]);
-    await until(() => existsSync(socket), 'qemu-nbd');
+    const socket = folder.file(`${servers++}.sock`); // a killed server's stays
+    const server = folder.start('qemu-nbd', ['-t', '-e', '0', '-f', 'raw', '-k', socket, image]);
+    await until(() => listens(socket), 'qemu-nbd');
     return { server, uri: `nbd+unix:///?socket=${socket}` };
   }
 
@@ -208,7 +274,7 @@ describe.skipIf(!havePeers('qemu-nbd'))('an NBD server that goes away', () => {
   it('as the target: an error', async () => {
     const image = folder.file('remote.raw');
     writeFileSync(image, '');
-    folder.succeed('truncate', ['-s', '32M', image]);
+    truncateSync(image, 32 * MiB);
     const { server, uri } = await serve(image);
     const running = folder.start(folder.tool('qemu-img'), ['convert', '-r', '4M', '-n', '-f', 'raw', '-O', 'raw', source, uri]);
     await until(() => statSync(image).blocks > 1024, 'the target to grow');

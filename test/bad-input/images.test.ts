@@ -37,7 +37,7 @@ function damaged(patches: readonly Patch[], length = sound.length): string {
   const bytes = sound.slice(0, length);
   for (const [offset, content] of patches) bytes.set(content, offset);
   const image = folder.file('damaged.qcow2');
-  writeFileSync(image, bytes);
+  writeFileSync(image, bytes, { flush: true });
   return image;
 }
 

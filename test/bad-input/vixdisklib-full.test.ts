@@ -73,7 +73,7 @@ describe.skipIf(!mayMount())('what does not fit is VIX_E_DISK_FULL, and nothing 
     }
     expect(last.after).not.toEqual(last.before);
     for (const { corruptions = 0 } of Object.values(last.after)) expect(corruptions).toBe(0);
-  }, 120_000);
+  });
 
   const written = 'new Uint8Array(262144).fill(9)';
   const open = 'const disk = await host.open(at("source.vmdk")); try {';
@@ -92,5 +92,5 @@ describe.skipIf(!mayMount())('what does not fit is VIX_E_DISK_FULL, and nothing 
       expect(after['source.vmdk'], `${room} bytes are left`).toMatchObject({ guest: before['source.vmdk']!.guest, corruptions: 0 });
     }
     expect(last.after['source.vmdk']).toMatchObject({ guest: last.before['source.vmdk']!.guest, corruptions: 0 });
-  }, 120_000);
+  });
 });

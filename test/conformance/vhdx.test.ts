@@ -1,14 +1,14 @@
 import { afterAll, describe, it } from 'vitest';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { createImageFile } from '../../src/block/create.js';
 import { BlockGraph } from '../../src/block/graph.js';
 import { allDrivers, createRegistry } from '../../src/drivers.js';
 import { conformanceCases } from '../../src/testing/conformance.js';
+import { scratchFolder } from '../support/scratch.js';
 
 const size = 4 << 20;
-const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vdisk-conformance-'));
+const folder = mkdtempSync(join(scratchFolder, 'vdisk-conformance-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 let count = 0;
 

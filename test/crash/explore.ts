@@ -1,7 +1,6 @@
 /** Runs a random workload on a format over a recorder and judges the states a power cut could leave. */
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync, existsSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BlockBackend } from '../../src/block/child.js';
 import { BlockGraph } from '../../src/block/graph.js';
@@ -11,6 +10,7 @@ import type { OptionValue } from '../../src/block/options.js';
 import { crashStates, GuestHistory } from '../../src/testing/power-cut.js';
 import { seededRandom } from '../../src/testing/random.js';
 import { Recording, recorderDriver } from '../../src/testing/recorder.js';
+import { scratchFolder } from '../support/scratch.js';
 
 export interface CrashSetup {
   readonly driver: BlockDriver;
@@ -61,7 +61,7 @@ export async function makeParent(driver: BlockDriver, size: number, createOption
 /** Runs a shell command; its output is both streams'. */
 export type RunCommand = (command: string) => Promise<{ readonly status: number; readonly output: string }>;
 
-const scratch = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vdisk-crash-'));
+const scratch = mkdtempSync(join(scratchFolder, 'vdisk-crash-'));
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
 
 /** Resolves with the failures found: one line each, with what rebuilds the state. */

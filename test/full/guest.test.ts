@@ -3,12 +3,13 @@
  * wrote; then the image and the file system are checked by their own tools.
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { listens } from '../support/nbd-servers.js';
+import { until } from '../support/our-tools.js';
 
 const tool = (name: string): string => fileURLToPath(new URL(`../../bin/${name}`, import.meta.url));
 const dir = mkdtempSync(join(tmpdir(), 'vdisk-guest-'));
@@ -39,8 +40,8 @@ describe('a guest booted from our NBD server', () => {
       for (const expected of [/GUEST-WROTE 38/, /GUEST-VERIFIED[^]*GUEST-WROTE 38/]) {
         const server = spawn(tool('qemu-nbd'), ['-t', '-f', 'qcow2', '--discard=unmap', '-k', socket, image], { stdio: 'inherit' });
         const stopped = new Promise((resolve) => server.once('exit', resolve));
-        while (!existsSync(socket)) await sleep(20);
         try {
+          await until(() => listens(socket), 'qemu-nbd');
           const console = boot(socket);
           expect(console).toMatch(expected);
           expect(console).not.toMatch(/GUEST-FAILED/);

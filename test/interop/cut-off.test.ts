@@ -21,7 +21,7 @@ describe.skipIf(theirs['qemu-img'] === undefined)('an image', () => {
 
   /** What a program says of an image with that content, and makes of it. */
   function outcome(program: string, parameters: readonly string[], content: Buffer): unknown {
-    writeFileSync(image, content);
+    writeFileSync(image, content, { flush: true });
     const { status, stdout, stderr } = folder.run(program, parameters);
     return { status, stdout, stderr, left: readFileSync(image).toString('latin1') };
   }

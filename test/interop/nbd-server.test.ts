@@ -1,10 +1,12 @@
 /** The NBD server judged by the tools of others: libnbd's, QEMU 7.2's and 10's, fio. Integrity is checked, not only success. */
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { BlockBackend } from '../../src/block/child.js';
 import { Perm } from '../../src/block/driver.js';
 import { allowImplicitOpens } from '../../src/block/gate.js';
 import { BlockGraph } from '../../src/block/graph.js';
@@ -14,6 +16,7 @@ import { DirectoryExports } from '../../src/face/nbd/directory.js';
 import { ExportRegistry, NbdExport } from '../../src/face/nbd/exports.js';
 import { NbdServer, type NbdServerOptions } from '../../src/face/nbd/server.js';
 import { loadTlsCredentials } from '../../src/platform/tls-credentials.js';
+import { until } from '../support/our-tools.js';
 import { havePeers, oracleTool } from '../support/peers.js';
 import { randomBytes, testSeed } from '../support/seed.js';
 
@@ -26,6 +29,7 @@ let folder: string;
 let socket: string;
 let uri: string;
 let graph: BlockGraph;
+let backend: BlockBackend;
 let server: NbdServer;
 
 beforeAll(() => {
@@ -44,7 +48,7 @@ async function serve(format: 'raw' | 'qcow2', options: Partial<NbdServerOptions>
   graph = new BlockGraph({ drivers: createRegistry(), gate: allowImplicitOpens });
   const filename = join(folder, `disk.${format}`);
   await createImageFile(graph, { filename, format, size });
-  const backend = await graph.openBackend(filename, { driver: format, discard: 'unmap', share: Perm.ALL });
+  backend = await graph.openBackend(filename, { driver: format, discard: 'unmap', share: Perm.ALL });
   server = new NbdServer({ exports: new ExportRegistry([new NbdExport(backend, { name: '', writable: true, allocationDepth: true })]), ...options });
   await server.listen({ type: 'unix', path: socket });
   return filename;
@@ -76,14 +80,14 @@ describe.each(['raw', 'qcow2'] as const)('a %s export', (format) => {
     await serve(format);
     const script = join(folder, 'requests.py');
     writeFileSync(script, randomRequests);
-    const { stdout } = await run(nbdSh, [script, uri, String(testSeed)], { timeout: 60_000 });
+    const { stdout } = await run(nbdSh, [script, uri, String(testSeed)], { timeout: 200_000 });
     expect(stdout).toBe('ok\n');
   });
 
   it.skipIf(!havePeers('fio'))('passes fio\'s verification with four jobs at depth 16', async () => {
     await serve(format);
     await run('fio', ['--name=verify', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=16', '--numjobs=4', '--size=4m',
-      '--offset_increment=4m', '--verify=crc32c', '--verify_fatal=1', '--group_reporting', '--output-format=json'], { timeout: 60_000, cwd: folder });
+      '--offset_increment=4m', '--verify=crc32c', '--verify_fatal=1', '--group_reporting', '--output-format=json'], { timeout: 200_000, cwd: folder });
   });
 
   const newQemu = haveQemu ? oracleTool('qemu-io') : undefined;
@@ -186,10 +190,26 @@ describe('a directory', () => {
 
 it.skipIf(!haveLibnbd)('a client that is killed in the middle of everything hurts nobody', async () => {
   await serve('raw');
-  const children: ChildProcess[] = [];
-  for (let index = 0; index < 3; index++) children.push(spawn('nbdcopy', ['--requests=64', '/dev/zero', uri], { stdio: 'ignore' }), spawn('nbdcopy', [uri, 'null:'], { stdio: 'ignore' }));
-  await new Promise((resolve) => setTimeout(resolve, 150));
-  for (const child of children) child.kill('SIGKILL');
+  await backend.write(0, new Uint8Array(size).fill(1));
+  let [reads, writes, goOn] = [0, 0, (): void => undefined];
+  const over = new Promise<void>((resolve) => { goOn = resolve; });
+  const [read, write] = [backend.read.bind(backend), backend.write.bind(backend)];
+  backend.read = async (...request) => {
+    if (++reads > 50) await over;
+    return read(...request);
+  };
+  backend.write = async (...request) => {
+    if (++writes > 50) await over;
+    return write(...request);
+  };
+  const commands = Array.from({ length: 3 }, () => [['--requests=64', '/dev/zero', uri], [uri, 'null:']]).flat();
+  const children = commands.map((parameters) => spawn('nbdcopy', parameters, { stdio: 'ignore' }));
+  await until(() => reads > 50 && writes > 50, 'requests under way');
+  await Promise.all(children.map((child) => {
+    child.kill('SIGKILL');
+    return once(child, 'exit');
+  }));
+  goOn();
   expect((await run('nbdinfo', ['--size', uri])).stdout.trim()).toBe(String(size));
   await expect.poll(() => server.clients).toBe(0);
 });

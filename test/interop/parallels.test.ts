@@ -1,6 +1,7 @@
 /** Parallels both ways: images, checks and repairs as qemu-img sees them; bundles, which qemu-img cannot open, by their images. */
 import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/block/create.js';
 import { BlockGraph } from '../../src/block/graph.js';
@@ -10,7 +11,7 @@ import { applySteps, content, DiskModel, stepParameters, type Step } from '../su
 import { runHere } from '../support/in-process.js';
 import { TestFolder } from '../support/nbd-servers.js';
 import { ToolFolder } from '../support/our-tools.js';
-import { bitmapName, withBitmap } from '../support/parallels-maker.js';
+import { bitmapName, describeBundle, guid, withBitmap } from '../support/parallels-maker.js';
 import { havePeers, oracleTool } from '../support/peers.js';
 
 const MiB = 1 << 20;
@@ -149,7 +150,7 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
       const once = [['check', '--output=json'], ['info'], ['info', '--output=json'], ['map']];
       for (const parameters of [['check'], ['check', '-r', 'leaks'], ['check', '-r', 'all'], ...(name === 'not closed' ? once : [])]) {
         const [theirs, ours] = [peer, folder.tool('qemu-img')].map((tool) => {
-          writeFileSync(folder.file('damaged.hds'), image);
+          writeFileSync(folder.file('damaged.hds'), image, { flush: true });
           const { status, stdout, stderr } = folder.run(tool, [...parameters, 'damaged.hds']);
           return { parameters, status, stdout, stderr, file: createHash('md5').update(readFileSync(folder.file('damaged.hds'))).digest('hex') };
         });
@@ -225,7 +226,7 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
       expect([...disk.node.bitmaps.values()].map(({ count }) => count)).toEqual(rest[0] === '--remove' ? [] : [0]);
       await opened.close();
     }
-  }, 240_000);
+  });
 
   it('stored bitmaps go with a conversion, for others to read', async () => {
     const file = folder.file('extended.hds');
@@ -243,20 +244,6 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
     expect(dirty.length).toBeGreaterThan(10);
     expect(await dirtyByPeer(copy, 'qcow2')).toEqual(dirty);
   });
-
-  const guid = (digit: number): string => `{00000000-0000-0000-0000-${String(digit).padStart(12, '0')}}`;
-  function describeBundle(storages: readonly { readonly end: number; readonly images: readonly (readonly [number, string])[] }[], shots = '', extra = ''): string {
-    let start = 0;
-    const parts = storages.map(({ end, images }) => {
-      const part = `<Storage><Start>${start}</Start><End>${end}</End><Blocksize>128</Blocksize>${images.map(([id, name]) =>
-        `<Image>\n<GUID>${guid(id)}</GUID><Type>${name.endsWith('.raw') ? 'Plain' : 'Compressed'}</Type><File>${name}</File></Image>`).join('')}</Storage>`;
-      start = end;
-      return part;
-    });
-    return `<?xml version='1.0' encoding='UTF-8'?>\n<Parallels_disk_image Version="1.0">
-      <Disk_Parameters><Disk_size>${start}</Disk_size><Cylinders>16</Cylinders><Heads>16</Heads><Sectors>32</Sectors><Padding>0</Padding>${extra}</Disk_Parameters>
-      <StorageData>${parts.join('\n')}</StorageData><Snapshots>${shots}</Snapshots></Parallels_disk_image>`;
-  }
 
   it('a bundle of split images with snapshots is read and written through its descriptor', async () => {
     const half = 4 * MiB;
@@ -294,6 +281,8 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
     copyFileSync(folder.file('plain.raw'), folder.file('copy.raw'));
     expect(same(readFileSync(folder.file('copy.raw')), await contentOf(descriptor))).toBe(true);
     const refused: [RegExp, string][] = [
+      ...[' SYSTEM "http://127.0.0.1/x.dtd"', '', '[<!ENTITY file "plain.raw">]'].map((rest): [RegExp, string] =>
+        [/document type/, describeBundle(plain).replace('?>', `?>\n<!-- note -->\n<!DOCTYPE Parallels_disk_image${rest}>`)]),
       [/version '2.0'/, describeBundle(plain).replace('Version="1.0"', 'Version="2.0"')],
       [/encryption/, describeBundle(plain, '', '<Encryption><Engine>{00000000-0000-0000-0000-000000000009}</Engine></Encryption>')],
       [/padding/, describeBundle(plain).replace('<Padding>0<', '<Padding>1<')],
@@ -306,7 +295,20 @@ describe.skipIf(!havePeers('qemu-img'))('parallels', () => {
     for (const [message, text] of refused) {
       writeFileSync(descriptor, text);
       await expect(contentOf(descriptor)).rejects.toThrow(message);
+      expect(folder.run(folder.tool('vdisk'), ['info', 'DiskDescriptor.xml']).stderr, 'as it is found by its content').toMatch(message);
     }
+  });
+
+  it.each(['nbd:127.0.0.1:PORT', 'nbd://127.0.0.1:PORT/disk'])('an image of a bundle that is called %s is a file, not a server', async (name) => {
+    let connections = 0;
+    const server = createServer((socket) => { connections++; socket.destroy(); });
+    await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve); });
+    const image = name.replace('PORT', String((server.address() as AddressInfo).port));
+    writeFileSync(folder.file('DiskDescriptor.xml'), describeBundle([{ end: MiB / 512, images: [[1, image]] }]));
+    await expect(contentOf(folder.file('DiskDescriptor.xml'))).rejects.toThrow(`${image}': No such file`);
+    expect(folder.run(folder.tool('vdisk'), ['info', 'DiskDescriptor.xml']).stderr).toContain(`'./${image}': No such file`);
+    expect(connections).toBe(0);
+    server.close();
   });
 
   it('creation and its refusals are those of qemu-img 10', () => {

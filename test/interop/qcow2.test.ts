@@ -3,7 +3,7 @@
  * checks and is described the same by us. Every layout runs the same steps, and a plain byte array says what must come out.
  */
 import { createHash } from 'node:crypto';
-import { copyFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/block/create.js';
 import { BlockGraph } from '../../src/block/graph.js';
@@ -12,7 +12,8 @@ import { addBitmap } from '../../src/image/bitmap.js';
 import { createFields, parseCreateOptions } from '../../src/image/create.js';
 import { applySteps, dirtyRanges, DiskModel, stepParameters, type Step } from '../support/disk-model.js';
 import { runHere } from '../support/in-process.js';
-import { ToolFolder, until } from '../support/our-tools.js';
+import { listens } from '../support/nbd-servers.js';
+import { settle, ToolFolder, until } from '../support/our-tools.js';
 import { havePeers, oracleTool } from '../support/peers.js';
 
 const MiB = 1 << 20;
@@ -184,9 +185,10 @@ describe.skipIf(!usable)('qcow2', () => {
   /** The bitmap's dirty ranges as the peer's NBD server shows them. */
   async function dirtyByPeer(image: string, bitmap: string): Promise<[number, number][]> {
     const socket = folder.file('bitmap.sock');
-    const server = folder.start(`${newest}/qemu-nbd`, ['-r', '-f', 'qcow2', '-k', socket, '-B', bitmap, image]);
-    await until(() => existsSync(socket) || server.child.exitCode !== null, 'qemu-nbd');
+    const server = folder.start(`${newest}/qemu-nbd`, ['-t', '-e', '0', '-r', '-f', 'qcow2', '-k', socket, '-B', bitmap, image]);
+    await until(async () => server.child.exitCode !== null || await listens(socket), 'qemu-nbd');
     const { stdout, stderr } = folder.run('nbdinfo', ['--json', `--map=qemu:dirty-bitmap:${bitmap}`, `nbd+unix:///?socket=${socket}`]);
+    server.child.kill();
     await server.ended;
     if (stdout === '') throw new Error(`${stderr}${server.output.stderr}`);
     const ranges: [number, number][] = [];
@@ -200,6 +202,7 @@ describe.skipIf(!usable)('qcow2', () => {
 
   /** check, map and info say the same, word for word. */
   async function expectSameWords(image: string): Promise<void> {
+    settle(image);
     for (const command of [['check'], ['map', '--output=json'], ['info', '--output=json'], ['info']]) {
       const parameters = [...command, '-f', 'qcow2', image];
       const { status, stdout } = folder.run(`${newest}/qemu-img`, parameters);

@@ -4,7 +4,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ToolFolder } from '../support/our-tools.js';
 import { havePeers, oracleTool } from '../support/peers.js';
 
-const peer = oracleTool('qemu-img') ?? 'qemu-img';
+/** QEMU 7.2 takes more room. */
+const peer = oracleTool('qemu-img');
 
 describe.skipIf(!havePeers('qemu-img', 'qemu-io'))('rebase', () => {
   let folder: ToolFolder;
@@ -25,10 +26,19 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io'))('rebase', () => {
         copyFileSync(folder.file('overlay.img'), folder.file('theirs.img'));
         folder.succeed(folder.tool('qemu-img'), ['rebase', '-f', format, '-b', 'long.raw', '-F', 'raw', 'overlay.img']);
         expect(folder.succeed('qemu-img', ['compare', '-f', format, '-F', 'raw', 'overlay.img', 'seen.raw'])).toBe('Images are identical.\n');
-        if (options === 'compat=0.10') continue; // QEMU 10 shows the new backing file there
+        if (peer === undefined || options === 'compat=0.10') continue; // QEMU 10 shows the new backing file there
         folder.succeed(peer, ['rebase', '-f', format, '-b', 'long.raw', '-F', 'raw', 'theirs.img']);
         const map = (image: string): unknown => folder.succeed(peer, ['map', '-f', format, '--output=json', image]);
         expect(map('overlay.img')).toBe(map('theirs.img'));
       }
     });
+
+  it('-c leaves a cluster of which something is there uncompressed', () => {
+    folder.succeed('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', 'extended_l2=on', '-b', 'long.raw', '-F', 'raw', 'partly.img', '1M']);
+    folder.succeed('qemu-io', ['-f', 'qcow2', '-c', 'write -P 2 516k 2k', 'partly.img']);
+    folder.succeed('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', 'partly.img', 'seen.raw']);
+    folder.succeed(folder.tool('qemu-img'), ['rebase', '-c', '-f', 'qcow2', '-b', '', 'partly.img']);
+    expect(folder.succeed('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', 'partly.img', 'seen.raw'])).toBe('Images are identical.\n');
+    expect(folder.succeed('qemu-img', ['check', 'partly.img'])).toMatch(/No errors.*[1-9][0-9.]*% compressed/s);
+  });
 });

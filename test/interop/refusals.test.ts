@@ -70,11 +70,11 @@ describe.skipIf(theirs === undefined)('as QEMU 10', () => {
   it('lists the bitmap first that was named last', () => {
     for (const name of ['z', 'a', 'm']) folder.succeed(folder.tool('qemu-img'), ['bitmap', '--add', 'a.qcow2', name]);
     const listed = [folder.tool('qemu-nbd'), oracleTool('qemu-nbd')!].map((server, index) => {
-      // each its own: a server that ends takes its socket away
-      const socket = folder.file(`socket${index}`);
-      folder.succeed(server, ['-r', '-k', socket, '-f', 'qcow2', '-B', 'z', '-B', 'a', '-B', 'm', '--fork', '--pid-file', folder.file('pid'), 'a.qcow2']);
+      // each its own: a server that ends takes its files away
+      const [socket, pid] = ['socket', 'pid'].map((name) => folder.file(`${name}${index}`)) as [string, string];
+      folder.succeed(server, ['-r', '-k', socket, '-f', 'qcow2', '-B', 'z', '-B', 'a', '-B', 'm', '--fork', '--pid-file', pid, 'a.qcow2']);
       const list = folder.succeed(oracleTool('qemu-nbd')!, ['-L', '-k', socket]);
-      process.kill(Number(readFileSync(folder.file('pid'), 'utf8')));
+      process.kill(Number(readFileSync(pid, 'utf8')));
       return list.match(/dirty-bitmap:\w/g);
     });
     expect(listed[0]).toEqual(listed[1]);

@@ -13,6 +13,7 @@ import { createFields, parseCreateOptions } from '../../src/image/create.js';
 import { applySteps, content, DiskModel, stepParameters, type Step } from '../support/disk-model.js';
 import { type Ended, ToolFolder } from '../support/our-tools.js';
 import { havePeers, oracleTool } from '../support/peers.js';
+import { scratchFolder } from '../support/scratch.js';
 
 const MiB = 1 << 20;
 const size = 12 * MiB + 3 * 4096;
@@ -48,7 +49,7 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', sevenZip, 'vhdimount', 'fuserm
   let graph: BlockGraph;
   let count = 0;
   beforeAll(() => {
-    folder = new ToolFolder(existsSync('/dev/shm') ? '/dev/shm' : undefined);
+    folder = new ToolFolder(scratchFolder);
     graph = new BlockGraph({ drivers: createRegistry(), gate: () => true });
   });
   afterAll(async () => {
@@ -255,16 +256,36 @@ describe.skipIf(!havePeers('qemu-img', 'qemu-io', sevenZip, 'vhdimount', 'fuserm
     expectSame(await weRead(image), model);
     rebase('-b', other, '-F', 'vhdx');
     expectSame(await weRead(image), model);
+    await change(other, [first[0]!]);
+    await expect(weRead(image)).rejects.toThrow('VHDX parent was changed');
+    rebase('-u', '-b', `${other}.gone`, '-F', 'vhdx');
+    rebase('-u', '-b', other, '-F', 'vhdx');
+    expectSame(await weRead(image), model);
     rebase('-b', '');
     expectSound(image, model);
+  });
+
+  it.each(['nbd:127.0.0.1:9', 'json:x', 'a:b'])('a parent called %s is a file, to the gate, too', async (name) => {
+    const image = newName();
+    await create(folder.file(name), 'block_size=1M');
+    await change(folder.file(name), first);
+    await create(image, `block_size=1M,backing_file=./${name},backing_fmt=vhdx`);
+    expectSame(await weRead(image), modelOf(first));
+    const seen: unknown[] = [];
+    const watched = new BlockGraph({ drivers: createRegistry(), gate: ({ filename }) => { seen.push(filename); return true; } });
+    const child = await watched.openBackend(image, { driver: 'vhdx', readOnly: true });
+    await child.close();
+    expect(seen).toEqual([`${folder.path}/./${name}`]);
   });
 
   it('a parent that was written to after its child was made is refused; commit leaves both in order', async () => {
     const parent = newName();
     await create(parent, 'block_size=1M');
     const image = newName();
-    await create(image, `block_size=1M,backing_file=${parent},backing_fmt=vhdx`);
+    await create(image, `block_size=1M,backing_file=${parent.slice(folder.path.length + 1)},backing_fmt=vhdx`);
     await change(image, first);
+    folder.succeed(folder.tool('vdisk'), ['commit', '-q', '-d', '-f', 'vhdx', image]);
+    expectSame(libvhdiReads(image), modelOf(first));
     folder.succeed(folder.tool('vdisk'), ['commit', '-q', '-f', 'vhdx', image]);
     expectSound(parent, modelOf(first));
     expectSame(await weRead(image), modelOf(first));

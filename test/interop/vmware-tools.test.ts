@@ -1,6 +1,6 @@
 /** vmware-vdiskmanager, vmware-mount and vixdisklib-sample from a shell, as in the vendor's guide; other programs judge what they made. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, openSync, closeSync, readdirSync, readFileSync, readSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { mkdirSync, openSync, closeSync, readdirSync, readFileSync, readSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { randomFillSync } from 'node:crypto';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -165,13 +165,13 @@ describe.skipIf(!havePlainPeers)('vmware-vdiskmanager', () => {
     for (let at = 0; at < size; at += MiB) writeSync(fd, piece, 0, MiB, at);
     closeSync(fd);
     mkdirSync(folder.file('target'));
-    const { child, output, ended } = folder.start(manager, ['-r', 'slow.raw', '-t', '5', 'target/slow.vmdk']);
-    await until(() => /Convert: \d/.test(output.stdout), 'the first percent');
+    const { child, release } = folder.startHeld(manager, ['-r', 'slow.raw', '-t', '5', 'target/slow.vmdk'], 1000);
+    await until(() => child.exitCode !== null || readdirSync(folder.file('target')).length > 0, 'the target');
     child.kill('SIGINT');
-    const { signal, stderr } = await ended;
+    const { signal, stderr } = await release();
     expect([signal, stderr]).toEqual(['SIGINT', '']);
     expect(readdirSync(folder.file('target'))).toEqual([]);
-    rmSync(folder.file('slow.raw'));
+    for (const name of ['slow.raw', 'target']) rmSync(folder.file(name), { recursive: true });
   });
 
   test('what cannot be done is told in words and numbers', () => {
@@ -227,8 +227,8 @@ describe.skipIf(!havePlainPeers)('vixdisklib-sample', () => {
     folder.succeed(manager, ['-q', '-r', 'remote.raw', '-t', '0', 'served/remote.vmdk']);
     for (const name of ['empty', 'second']) folder.succeed(manager, ['-q', '-c', '-s', '16MB', `served/${name}.vmdk`]);
     const socket = folder.file('daemon.sock');
-    const { child, ended } = folder.start(folder.tool('vdisk'), ['serve', '--writable', '--socket', socket, 'served']);
-    await until(() => existsSync(socket), 'the daemon');
+    const { child, output, ended } = folder.start(folder.tool('vdisk'), ['serve', '--writable', '--socket', socket, 'served']);
+    await until(() => output.stdout.includes('Ctrl-C stops') || child.exitCode !== null, 'the daemon');
     const remote = ['-host', socket, '-mode', 'nbd'];
     const run = (...words: string[]): Ended => folder.run(sample, words);
     expect(run('-info', ...remote, 'remote.vmdk').stdout).toMatch(/^capacity {13}= 32768 sectors\n[^]*transport mode {7}= nbd\n$/);

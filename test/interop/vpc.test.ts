@@ -117,6 +117,17 @@ describe.skipIf(!usable)('vpc', () => {
     expect(geometryOf(65_535 * 16 * 63).sectorsPerTrack).toBe(255);
   });
 
+  it.each(['co:lon.vhd', 'nbd:127.0.0.1:9'])('opens over a parent called %s', async (name) => {
+    const [parent, child] = [folder.file(name), folder.file('of-colon.vhd')];
+    const steps = randomSteps(9, 3, ['write']);
+    await create(parent, {});
+    await write(parent, steps);
+    for (const backing of [`./${name}`, parent]) {
+      await create(child, { backing_file: backing, backing_fmt: 'vpc' });
+      expect(sha256(await contentOf(child))).toBe(sha256(new DiskModel(new Uint8Array(size)).apply(steps).bytes));
+    }
+  });
+
   it('speaks as qemu-img does: no check, no resizing, no measuring, no backing file; vdisk does all that', async () => {
     const image = folder.file('words.vhd');
     await create(image, {});

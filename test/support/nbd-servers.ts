@@ -62,7 +62,8 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
-function listens(socket: string): Promise<boolean> {
+/** Whether a server accepts clients there; it sees one that goes at once. */
+export function listens(socket: string): Promise<boolean> {
   return new Promise((resolve) => {
     const probe = connect(socket, () => {
       probe.destroy();

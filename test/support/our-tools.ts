@@ -1,9 +1,10 @@
 /** Our command line, built from the sources as they are, for tests that start it as users do. */
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, constants, cpSync, fsyncSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inject } from 'vitest';
+import { runProgram } from './peers.js';
 
 export type ToolName = 'vdisk' | 'qemu-img' | 'qemu-io' | 'qemu-nbd' | 'vmware-vdiskmanager' | 'vmware-mount' | 'vixdisklib-sample';
 
@@ -42,7 +43,7 @@ export class ToolFolder {
 
   /** Runs a program (ours by their names) to its end, in the folder. */
   run(program: string, parameters: readonly string[], options: { readonly input?: string } = {}): Ended {
-    return spawnSync(program, parameters, { cwd: this.path, encoding: 'utf8', timeout: 120_000, maxBuffer: 1 << 26, ...options });
+    return runProgram(program, parameters, { cwd: this.path, ...options });
   }
 
   /** Runs a program that must succeed. Returns what it printed. */
@@ -54,11 +55,14 @@ export class ToolFolder {
 
   /** Starts a program; it is killed with the folder at the latest. */
   start(program: string, parameters: readonly string[]): Running {
-    const child = spawn(program, parameters, { cwd: this.path, stdio: ['pipe', 'pipe', 'pipe'] });
+    return this.#watch(spawn(program, parameters, { cwd: this.path, stdio: ['pipe', 'pipe', 'pipe'] }));
+  }
+
+  #watch(child: ChildProcess): Running {
     this.#children.add(child);
     const output = { stdout: '', stderr: '' };
-    for (const name of ['stdout', 'stderr'] as const) child[name].setEncoding('utf8').on('data', (text: string) => { output[name] += text; });
-    child.stdin.on('error', () => undefined);
+    for (const name of ['stdout', 'stderr'] as const) child[name]?.setEncoding('utf8').on('data', (text: string) => { output[name] += text; });
+    child.stdin?.on('error', () => undefined);
     const ended = new Promise<Ended>((resolve, reject) => {
       child.once('error', reject);
       child.once('close', (status, signal) => {
@@ -67,6 +71,34 @@ export class ToolFolder {
       });
     });
     return { child, output, ended };
+  }
+
+  /**
+   * Starts a program that is held where it has printed `room` bytes, in whole pieces: it waits for room in a pipe that is full.
+   * `release` lets it go on and resolves to how it ended.
+   */
+  startHeld(program: string, parameters: readonly string[], room: number): { readonly child: ChildProcess; readonly release: () => Promise<Ended> } {
+    const pipe = this.file('.pipe');
+    execFileSync('mkfifo', [pipe]);
+    const capacity = capacityOf(pipe);
+    const fd = openSync(pipe, 'r+');
+    rmSync(pipe);
+    writeSync(fd, new Uint8Array(capacity - room));
+    const child = spawn(program, parameters, { cwd: this.path, stdio: ['ignore', fd, 'pipe'] });
+    const { ended } = this.#watch(child);
+    const take = (): string => {
+      const buffer = Buffer.alloc(capacity);
+      return buffer.toString('utf8', 0, readSync(fd, buffer)).replaceAll('\0', '');
+    };
+    const release = async (): Promise<Ended> => {
+      const held = take();
+      const { status, signal, stderr } = await ended;
+      writeSync(fd, '\0');
+      const stdout = held + take();
+      closeSync(fd);
+      return { status, signal, stdout, stderr };
+    };
+    return { child, release };
   }
 
   async remove(): Promise<void> {
@@ -78,8 +110,30 @@ export class ToolFolder {
   }
 }
 
+/** Writes a file to its disk: some file systems tell only then what room it takes. */
+export function settle(path: string): void {
+  const fd = openSync(path, 'r+');
+  fsyncSync(fd);
+  closeSync(fd);
+}
+
+/** What a named pipe holds that is filled a page at a time, in bytes: it differs with the size of pages, and with what a user has in pipes. */
+function capacityOf(pipe: string): number {
+  const fd = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+  const page = new Uint8Array(4096);
+  let capacity = 0;
+  try {
+    for (;;) capacity += writeSync(fd, page);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+    return capacity;
+  } finally {
+    closeSync(fd); // with which the pipe is empty
+  }
+}
+
 /** Resolves when `condition` holds. @throws Error after `limitMs` */
-export async function until(condition: () => boolean | Promise<boolean>, what: string, limitMs = 30_000): Promise<void> {
+export async function until(condition: () => boolean | Promise<boolean>, what: string, limitMs = 120_000): Promise<void> {
   const end = performance.now() + limitMs;
   while (!await condition()) {
     if (performance.now() > end) throw new Error(`Waited in vain: ${what}`);

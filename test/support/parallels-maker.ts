@@ -1,4 +1,4 @@
-/** Parallels images with stored bitmaps, which no tool at hand makes. */
+/** What no tool at hand makes of Parallels disks: stored bitmaps, bundles. */
 import { createHash } from 'node:crypto';
 
 const clusterSize = 65_536;
@@ -27,4 +27,22 @@ export function withBitmap(image: Buffer, disk: number, edit: (feature: Buffer, 
   edit(feature, cluster);
   createHash('md5').update(cluster.subarray(24)).digest().copy(cluster, 8);
   return grown;
+}
+
+export const guid = (digit: number): string => `{00000000-0000-0000-0000-${String(digit).padStart(12, '0')}}`;
+
+/** Text of the DiskDescriptor.xml of a bundle; ends are in sectors, images have a number and the name of their file, the oldest first. */
+export function describeBundle(
+  storages: readonly { readonly end: number; readonly images: readonly (readonly [number, string])[] }[], shots = '', extra = '',
+): string {
+  let start = 0;
+  const parts = storages.map(({ end, images }) => {
+    const part = `<Storage><Start>${start}</Start><End>${end}</End><Blocksize>128</Blocksize>${images.map(([id, name]) =>
+      `<Image>\n<GUID>${guid(id)}</GUID><Type>${name.endsWith('.raw') ? 'Plain' : 'Compressed'}</Type><File>${name}</File></Image>`).join('')}</Storage>`;
+    start = end;
+    return part;
+  });
+  return `<?xml version='1.0' encoding='UTF-8'?>\n<Parallels_disk_image Version="1.0">
+      <Disk_Parameters><Disk_size>${start}</Disk_size><Cylinders>16</Cylinders><Heads>16</Heads><Sectors>32</Sectors><Padding>0</Padding>${extra}</Disk_Parameters>
+      <StorageData>${parts.join('\n')}</StorageData><Snapshots>${shots}</Snapshots></Parallels_disk_image>`;
 }

@@ -16,7 +16,7 @@ export function cowdDisk(filename: string, size: number, grain = 1): string {
   const bytes = Buffer.alloc((4 + directoryLength) * sector);
   bytes.write('COWD');
   [1, 3, capacity, grain, 4, entries, 4 + directoryLength].forEach((value, index) => bytes.writeUInt32LE(value, 4 + index * 4));
-  const extent = filename.replace(/\.vmdk$/, '-delta.vmdk');
+  const extent = filename.replace(/\.[^.]*$/, '-delta.vmdk');
   writeFileSync(extent, bytes);
   writeFileSync(filename, descriptor('vmfsSparse', `RW ${capacity} VMFSSPARSE "${extent.slice(extent.lastIndexOf('/') + 1)}"`));
   return filename;
@@ -58,7 +58,7 @@ export function seSparseDisk(filename: string, size: number, grains: readonly Se
       bytes.set(content, (place.grains + Number(index) * 8) * sector);
     }
   }
-  const extent = filename.replace(/\.vmdk$/, '-sesparse.vmdk');
+  const extent = filename.replace(/\.[^.]*$/, '-sesparse.vmdk');
   writeFileSync(extent, bytes);
   writeFileSync(filename, descriptor('seSparse', `RW ${size / sector} SESPARSE "${extent.slice(extent.lastIndexOf('/') + 1)}"`));
   return filename;

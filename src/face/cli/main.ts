@@ -2,6 +2,8 @@
 import { exit, reportFailure, setProgram } from './output.js';
 import { tools } from './tools.js';
 
+export { stopped } from './output.js';
+
 /** Runs the tool named `program` ('vdisk', or one of `tools`) and ends the process with its exit code. */
 export async function run(program: string, argv: string[]): Promise<void> {
   setProgram(program);

@@ -4,7 +4,7 @@
  * Standard output is buffered as C does it (unless a terminal reads it) and written when it is flushed, full, or the tool ends;
  * standard error is written at once. Scripts that merge both see the order they know from the peers.
  */
-import { fstatSync, lstatSync, unlinkSync, writeSync } from 'node:fs';
+import { fstatSync, realpathSync, statSync, unlinkSync, writeSync } from 'node:fs';
 import { BlockError, strerror } from '../../block/errors.js';
 
 const bufferLimit = 16_384;
@@ -107,9 +107,15 @@ export function describeFailure(error: unknown): { message?: string; hint?: stri
   throw error;
 }
 
-/** The peers do not know who holds an image; we may. */
-function hintOf({ context: { hint, holder } }: BlockError): string | undefined {
-  return !state.program.startsWith('qemu-') && holder !== undefined ? `${hint === undefined ? '' : ensureNewline(hint)}It is held by ${holder}.` : hint;
+/** What follows an error's message; the peers know less, such as who holds an image. */
+export function hintOf({ context: { hint, fault, filename, holder } }: BlockError): string | undefined {
+  if (state.program.startsWith('qemu-')) return hint;
+  const lines = [
+    ...(hint === undefined ? [] : [hint]),
+    ...(fault === 'parent-changed' ? [`The parent '${filename}' has changed since the disk was made that stands on it; 'vdisk rebase -u' takes it as it is.`] : []),
+    ...(holder === undefined ? [] : [`It is held by ${holder}.`]),
+  ];
+  return lines.length === 0 ? undefined : lines.map(ensureNewline).join('');
 }
 
 /** Keeps what goes to standard output from now on; the returned function ends that and hands it over. */
@@ -136,7 +142,7 @@ function onInterrupt(cleanup: () => void): () => void {
 /** Removes a half-written regular file if the tool is killed by a signal before the returned function is called. */
 export function removeOnInterrupt(filename: string): () => void {
   return onInterrupt(() => {
-    if (lstatSync(filename, { throwIfNoEntry: false })?.isFile()) unlinkSync(filename);
+    if (statSync(filename, { throwIfNoEntry: false })?.isFile()) unlinkSync(realpathSync(filename));
   });
 }
 
@@ -148,10 +154,22 @@ export function exit(code: number): never {
   process.exit(code === 0 ? 1 : code);
 }
 
+/** Nothing is left to wait for, though the command has not ended: what it has made so far must not pass for its result. */
+export function stopped(): never {
+  cleanUp();
+  flushOut();
+  reportError('stopped before it was done: an internal error');
+  process.exit(1);
+}
+
+function cleanUp(): void {
+  for (const cleanup of state.cleanups.splice(0).reverse()) cleanup();
+}
+
 const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 function interrupted(signal: NodeJS.Signals): void {
-  for (const cleanup of state.cleanups.splice(0).reverse()) cleanup();
+  cleanUp();
   for (const other of signals) process.off(other, interrupted);
   flushOut();
   process.kill(process.pid, signal);
@@ -178,6 +196,6 @@ function writeAll(fd: number, bytes: Uint8Array): void {
 
 /** Nobody reads any more: end as a C program is ended, by SIGPIPE's exit code. */
 function brokenPipe(): never {
-  for (const cleanup of state.cleanups.splice(0).reverse()) cleanup();
+  cleanUp();
   process.exit(141);
 }

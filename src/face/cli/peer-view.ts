@@ -15,9 +15,9 @@ export function asPeersKnow(driver: BlockDriver): BlockDriver {
   return {
     ...rest,
     ...(driver.createOptions && { createOptions: Object.fromEntries(known) }),
-    checkCreate: (options) => {
+    checkCreate: (options, filename) => {
       refuseUnknown(driver, options);
-      return driver.checkCreate?.(options);
+      return driver.checkCreate?.(options, filename);
     },
     ...(measure && !lacks.has('measure') && { measure }),
     open: (context) => {

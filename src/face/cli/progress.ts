@@ -28,6 +28,11 @@ export class Progress {
     if (process.platform !== 'win32') process.on('SIGUSR1', this.#onSignal);
   }
 
+  /** Not only on SIGUSR1. */
+  get shown(): boolean {
+    return this.#style !== 'none';
+  }
+
   /** `done` of `total`, any unit. Start and end always show; between them a step either way must be large enough. */
   report(done: number, total: number): void {
     this.#percent = total === 0 ? 100 : Math.min(100, Math.fround((done / total) * 100));

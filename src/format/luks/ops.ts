@@ -100,7 +100,8 @@ export class LuksOps extends BlockOps {
 
   async #resize(size: number, options: ResizeOptions): Promise<void> {
     const from = this.size;
-    await this.#file.resize(this.#volume.payloadOffset + size, { ...options, zeroNew: false });
+    const { payloadOffset, sectorSize } = this.#volume;
+    await this.#file.resize(payloadOffset + Math.ceil(size / sectorSize) * sectorSize, { ...options, zeroNew: false });
     if (!options.zeroNew) return;
     const zeroes = new Uint8Array(Math.min(maxTransfer, Math.max(0, size - from)));
     for (let at = from; at < this.size; at += zeroes.length) {
@@ -122,7 +123,12 @@ export class LuksOps extends BlockOps {
   readonly #facets: Partial<Facets> = {
     amend: this.#amend,
     formatInfo: { specific: () => ({ type: 'luks', data: this.#volume.info() }), encrypted: true },
-    background: { allowBackgroundWrites: () => this.#file.facet('background')?.allowBackgroundWrites() },
+    background: {
+      allowBackgroundWrites: () => {
+        this.#file.facet('background')?.allowBackgroundWrites();
+        return false;
+      },
+    },
   };
 
   override reopen(): Promise<void> {

@@ -2,7 +2,7 @@
 import type { BlockChild } from '../../block/child.js';
 import { BlockOps, Perm, Req, unlimited, type BlockLimits, type Capabilities, type LayerExtent, type OpenContext } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
-import { andThen, isPromise, type MaybePromise } from '../../util/maybe.js';
+import { andThen, together, type MaybePromise } from '../../util/maybe.js';
 import { RangeLock } from '../../util/range-lock.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { parseDescriptor, type Bundle } from './descriptor.js';
@@ -28,7 +28,7 @@ export async function openBundle(file: BlockChild, context: OpenContext<object>)
     const opened: BlockChild[] = [];
     for (const [depth, { filename, format }] of images.entries()) {
       const name = `storage.${index}.${depth}`;
-      const child = await context.implicitChild(name, { kind: 'extent', filename, format, role: 'data', readOnly: depth > 0 });
+      const child = await context.implicitChild(name, { kind: 'extent', filename, isPath: true, format, role: 'data', readOnly: depth > 0 });
       if (child === undefined) throw new BlockError('INVALID_ARGUMENT', `'${name}' is required for this image`);
       if (child.size < length) throw new BlockError('CORRUPT_IMAGE', `Image '${filename}' is shorter than its part of the disk`, { errno: Errno.EINVAL });
       if (depth === 0) written.add(name);
@@ -148,8 +148,8 @@ export class BundleOps extends BlockOps {
   }
 
   override flush(): MaybePromise<void> {
-    const waiting = this.#parts.map(({ images }) => images[0]!.flush()).filter(isPromise);
-    return waiting.length === 0 ? undefined : Promise.all(waiting).then(() => undefined);
+    const parts = this.#parts;
+    return together(function* () { for (const { images } of parts) yield images[0]!.flush(); }());
   }
 
   override reopen({ readOnly }: { readonly readOnly: boolean }): Promise<void> {

@@ -28,12 +28,16 @@ export interface Bundle {
   readonly storages: readonly BundleStorage[];
 }
 
+/** Up to the name of the root, which stands in a document type, too. */
+const beginning = /^\uFEFF?\s*(<\?xml[^>]*>\s*)?(<!--[^]*?-->\s*)*<(?<documentType>!DOCTYPE\s+)?Parallels_disk_image[\s>[]/;
+
 export function isDescriptor(head: Uint8Array): boolean {
-  return /^\uFEFF?\s*(<\?xml[^>]*>\s*)?(<!--[^]*?-->\s*)*<Parallels_disk_image[\s>]/.test(new TextDecoder().decode(head));
+  return beginning.test(new TextDecoder().decode(head));
 }
 
 /** @throws BlockError CORRUPT_IMAGE | UNSUPPORTED_FEATURE */
 export function parseDescriptor(text: string): Bundle {
+  if (beginning.exec(text)?.groups?.['documentType'] !== undefined) throw unsupported('a document type (DOCTYPE)');
   const root = element(text, 'Parallels_disk_image') ?? fail('lacks Parallels_disk_image');
   const version = /<Parallels_disk_image[^>]*\sVersion="([^"]*)"/.exec(text)?.[1];
   if (version !== '1.0') throw unsupported(`version '${version ?? ''}'`);

@@ -172,12 +172,17 @@ export class ParallelsImage {
     const from = yield* this.hostOfNow(cluster);
     const bytes = new Uint8Array(Math.min(this.clusterSize, 1 << 20));
     const { host } = yield* this.allocate(1, at);
-    for (let done = 0; done < this.clusterSize; done += bytes.length) {
-      const piece = bytes.subarray(0, Math.min(bytes.length, this.clusterSize - done));
-      yield* wait(this.file.read(from + done, piece));
-      yield* wait(this.file.write(host + done, piece));
+    try {
+      for (let done = 0; done < this.clusterSize; done += bytes.length) {
+        const piece = bytes.subarray(0, Math.min(bytes.length, this.clusterSize - done));
+        yield* wait(this.file.read(from + done, piece));
+        yield* wait(this.file.write(host + done, piece));
+      }
+      yield* wait(this.file.flush());
+    } catch (error) {
+      this.cancel(host, 1);
+      throw error;
     }
-    yield* wait(this.file.flush());
     yield* this.link(cluster, 1, host);
   }
 

@@ -10,6 +10,7 @@ export const parallels: BlockDriver<ParallelsOptions> = {
   options: openOptions,
   createOptions,
   beyondPeer: ['measure', 'resize'],
+  fillOptions: { 'prealloc-mode': 'truncate' },
   children: { file: { role: 'image' }, backing: { role: 'cow', optional: true } },
   probe: (head) => (probeHeader(head) || isDescriptor(head) ? 100 : 0),
   open: (context) => import('./open.js').then(({ openParallels }) => openParallels(context)),

@@ -41,6 +41,7 @@ describe('amend', () => {
     ['refcount_bits=64', 'compat=0.10', 'refused'], ['compat=0.10', 'lazy_refcounts=on', 'refused'], ['compat=1.1', 'compat=0.42', 'refused'],
     ['compat=1.1', 'backing_file=x,backing_fmt=raw', 'refused'], ['compat=1.1', 'data_file=x', 'refused'], ['extended_l2=on', 'compat=0.10', 'refused'],
     ['compat=1.1', 'refcount_bits=7', 'refused'], ['compat=0.10', 'refcount_bits=32', 'refused'], ['cluster_size=512', 'refcount_bits=64', 'ok'],
+    ['compat=1.1', 'size=0', 'ok'], ['compat=1.1', 'size=0,lazy_refcounts=on', 'ok'], ['compat=1.1', 'backing_fmt=raw', 'refused'],
   ])('from %s to %s is %s, as with qemu-img', async (from, to, outcome) => {
     const [ours, theirs] = [join(folder, 'ours'), join(folder, 'theirs')];
     tool(qemuImg, 'create', '-q', '-f', 'qcow2', '-o', from, ours, '64M');

@@ -75,9 +75,9 @@ function checkOptions(image: Qcow2Image, options: OptionValues): Plan {
   if (refcountOrder !== 4 && version < 3 && given('refcount_bits') !== undefined) {
     throw bad('Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)');
   }
-  const backingFile = given('backing_file') ?? header.backingFile;
-  const backingFormat = given('backing_fmt') ?? header.backingFormat;
-  if (backingFile !== header.backingFile || backingFormat !== header.backingFormat) {
+  const backing = [given('backing_file'), given('backing_fmt')];
+  const isKept = backing[0] === header.backingFile && backing[1] === header.backingFormat;
+  if (!isKept && backing.some((part) => part !== undefined)) {
     throw new BlockError('INVALID_ARGUMENT', 'Cannot amend the backing file', { errno: Errno.EINVAL, hint: "You can use 'qemu-img rebase' instead." });
   }
   const lazyRefcounts = given('lazy_refcounts') as boolean | undefined;
@@ -85,7 +85,7 @@ function checkOptions(image: Qcow2Image, options: OptionValues): Plan {
     throw bad('Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)');
   }
   if (version < 3 && refcountOrder !== 4) throw bad('compat=0.10 requires refcount_bits=16');
-  return { version, dataFile, dataFileRaw, lazyRefcounts, refcountOrder, encrypts, size: given('size') as number | undefined };
+  return { version, dataFile, dataFileRaw, lazyRefcounts, refcountOrder, encrypts, size: (given('size') as number | undefined) || undefined };
 }
 
 /** Version 3 wants more data in the snapshot table than version 2 needs. */

@@ -116,6 +116,42 @@ describe('stored bitmaps', () => {
     expect(tool(qemuImg, 'check', `${file}.copy`)).toContain('No errors');
   });
 
+  it('keep their image from changing its size, or to a snapshot, where they could not follow', async () => {
+    const file = join(folder, 'kept');
+    tool(qemuImg, 'create', '-q', '-f', 'qcow2', file, '1M');
+    tool(qemuImg, 'snapshot', '-c', 's', file);
+    tool(qemuImg, 'resize', '-q', file, '4M');
+    tool(qemuImg, 'bitmap', '--add', file, 'b');
+    await using(file, async (backend) => {
+      await expect(backend.node.facet('snapshots')!.apply('1')).rejects.toThrow('Device has active dirty bitmaps');
+      writeFileSync(`${file}.copy`, readFileSync(file));
+    });
+    await using(`${file}.copy`, async (backend) => {
+      await expect(backend.resize(8 << 20)).rejects.toThrow("Bitmap 'b' is inconsistent and cannot be used");
+      await expect(backend.resize(1 << 20)).rejects.toThrow("Bitmap 'b' is inconsistent and cannot be used");
+      await expect(backend.node.facet('snapshots')!.apply('1')).rejects.toThrow('Device has active dirty bitmaps');
+      await removeBitmap(backend.node, 'b');
+      await backend.node.facet('snapshots')!.apply('1');
+      expect(backend.size).toBe(1 << 20);
+    });
+    expect(tool(qemuImg, 'check', `${file}.copy`)).toContain('No errors');
+    expect(tool(qemuImg, 'check', file)).toContain('No errors');
+  });
+
+  it('are not stored with a disk of no size, which would open no more', async () => {
+    const file = join(folder, 'empty');
+    tool(qemuImg, 'create', '-q', '-f', 'qcow2', file, '0');
+    await using(file, async ({ node }) => {
+      await expect(addBitmap(node, 'b')).rejects.toThrow("Can't make bitmap 'b' persistent");
+    });
+    tool(qemuImg, 'check', file);
+    tool(qemuImg, 'resize', '-q', file, '1M');
+    tool(qemuImg, 'bitmap', '--add', file, 'b');
+    await expect(using(file, (backend) => backend.resize(0))).rejects.toThrow('Lost persistent bitmaps');
+    expect(stored(file)).toEqual([{ flags: ['in-use', 'auto'], name: 'b', granularity: 65536 }]);
+    expect(tool(qemuImg, 'check', file)).toContain('No errors');
+  });
+
   it('are given up, once, where a program that does not know them wrote to the image', async () => {
     const file = join(folder, 'outdated');
     tool(qemuImg, 'create', '-q', '-f', 'qcow2', file, '4M');

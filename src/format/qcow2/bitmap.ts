@@ -47,6 +47,16 @@ export class Qcow2Bitmaps implements BitmapFacet {
     return this.#image.header.version >= 3;
   }
 
+  /** Whether the node has any, stored or not. */
+  get some(): boolean {
+    return this.#live.size > 0;
+  }
+
+  /** @throws BlockError CORRUPT_IMAGE where there is one whose table cannot be brought to another size */
+  assertResizable(): void {
+    for (const bitmap of this.#live.values()) bitmap.assertUsable({ busy: true });
+  }
+
   attach(live: Map<string, DirtyBitmap>): void {
     for (const [name, bitmap] of this.#live) live.set(name, bitmap);
     this.#live = live;
@@ -68,6 +78,7 @@ export class Qcow2Bitmaps implements BitmapFacet {
     const { context, size } = this.#image;
     const refuse = (reason: string, errno: number): Promise<void> => Promise.reject(new BlockError(
       'INVALID_ARGUMENT', `Can't make bitmap '${name}' persistent in '${context.nodeName}': ${reason}`, { errno }));
+    if (size === 0) return refuse('The disk is empty', Errno.EINVAL);
     if (!this.supported) return refuse('Cannot store dirty bitmaps in qcow2 v2 files', Errno.ENOTSUP);
     const bits = Math.log2(granularity);
     if (bits < minGranularityBits) return refuse(`Granularity is under minimum (${2 ** minGranularityBits} bytes)`, Errno.EINVAL);
@@ -202,6 +213,7 @@ export class Qcow2Bitmaps implements BitmapFacet {
     const image = this.#image;
     const { clusterSize } = image.geometry;
     const clusters = Math.ceil(bitmap.storedBytes / clusterSize);
+    if (clusters === 0) throw new BlockError('NOT_SUPPORTED', 'The disk is empty', { errno: Errno.ENOTSUP });
     const bytes = new Uint8Array(clusters * 8);
     const table = viewOf(bytes);
     const failed = (what: string) => (error: unknown): BlockError => {

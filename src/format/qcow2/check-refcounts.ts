@@ -11,6 +11,7 @@ export class StoredRefcounts {
   readonly #image: Qcow2Image;
   readonly #block: Uint8Array;
   readonly #table: DataView;
+  readonly #refcountOrder: number;
   #index = -1;
   #offset = 0;
   #failure: unknown;
@@ -21,6 +22,7 @@ export class StoredRefcounts {
     this.#image = image;
     this.#block = new Uint8Array(clusterSize);
     this.#table = image.refcounts.table;
+    this.#refcountOrder = refcountOrder;
     this.perBlock = refcountsPerBlock(clusterBits, refcountOrder);
   }
 
@@ -57,12 +59,17 @@ export class StoredRefcounts {
 
   /** Refcount of a cluster. Its block must have been loaded. */
   get(cluster: number): number {
-    return readRefcount(this.#block, cluster % this.perBlock, this.#image.geometry.refcountOrder);
+    return readRefcount(this.#block, this.#inBlock(cluster), this.#refcountOrder);
   }
 
   set(cluster: number, value: number): void {
-    writeRefcount(this.#block, cluster % this.perBlock, this.#image.geometry.refcountOrder, value);
+    writeRefcount(this.#block, this.#inBlock(cluster), this.#refcountOrder, value);
     this.#changed = true;
+  }
+
+  /** The remainder, several times faster than by the operator where numbers are large. */
+  #inBlock(cluster: number): number {
+    return cluster - Math.floor(cluster / this.perBlock) * this.perBlock;
   }
 
   /** Writes the block in memory back, if it changed. An image that turned out corrupt on the way takes no such writes any more. */

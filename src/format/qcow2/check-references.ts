@@ -7,6 +7,9 @@ export class ReferenceCounts {
   /** Clusters of the file, and of what lies behind its end but is referenced. */
   clusters: number;
   readonly #pages = new Map<number, Uint16Array>();
+  /** The page set last: neighbours follow. */
+  #lastIndex = -1;
+  #lastPage: Uint16Array = new Uint16Array(0);
   /** Counts that do not fit into a page. */
   readonly #large = new Map<number, number>();
 
@@ -15,17 +18,24 @@ export class ReferenceCounts {
   }
 
   get(cluster: number): number {
-    const count = this.#pages.get(Math.floor(cluster / pageSize))?.[cluster % pageSize] ?? 0;
+    const index = Math.floor(cluster / pageSize);
+    const count = (index === this.#lastIndex ? this.#lastPage : this.#pages.get(index))?.[cluster - index * pageSize] ?? 0;
     return count === overflow ? this.#large.get(cluster)! : count;
   }
 
   set(cluster: number, count: number): void {
     const index = Math.floor(cluster / pageSize);
+    if (index !== this.#lastIndex) this.#turnTo(index);
+    if (count >= overflow) this.#large.set(cluster, count);
+    this.#lastPage[cluster - index * pageSize] = Math.min(count, overflow);
+    if (cluster >= this.clusters) this.clusters = cluster + 1;
+  }
+
+  #turnTo(index: number): void {
     let page = this.#pages.get(index);
     if (page === undefined) this.#pages.set(index, page = new Uint16Array(pageSize));
-    if (count >= overflow) this.#large.set(cluster, count);
-    page[cluster % pageSize] = Math.min(count, overflow);
-    this.clusters = Math.max(this.clusters, cluster + 1);
+    this.#lastIndex = index;
+    this.#lastPage = page;
   }
 
   increment(cluster: number): void {
@@ -39,7 +49,7 @@ export class ReferenceCounts {
       const pageEnd = Math.min(end, (index + 1) * pageSize);
       const page = this.#pages.get(index);
       if (page !== undefined) {
-        for (; cluster < pageEnd; cluster++) if (page[cluster % pageSize] !== 0) return cluster;
+        for (; cluster < pageEnd; cluster++) if (page[cluster - index * pageSize] !== 0) return cluster;
       }
       cluster = pageEnd;
     }

@@ -95,15 +95,17 @@ class Walker implements Walk {
       return;
     }
     const last = Math.floor((offset + length - 1) / clusterSize);
-    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
-      if (this.references.get(cluster) < this.#max) {
-        this.references.increment(cluster);
-        continue;
-      }
-      this.#corruption(`ERROR: overflow cluster offset=0x${(cluster * clusterSize).toString(16)}`);
-      this.#job.report('Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy '
-        + 'if the image cannot be opened for writing');
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.#countCluster(cluster);
+  }
+
+  #countCluster(cluster: number): void {
+    if (this.references.get(cluster) < this.#max) {
+      this.references.increment(cluster);
+      return;
     }
+    this.#corruption(`ERROR: overflow cluster offset=0x${(cluster * this.#job.image.geometry.clusterSize).toString(16)}`);
+    this.#job.report('Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy '
+      + 'if the image cannot be opened for writing');
   }
 
   async #snapshot(snapshot: SnapshotEntry): Promise<void> {
@@ -151,22 +153,35 @@ class Walker implements Walk {
         this.#checkError(`ERROR: L1 table at offset ${hex(offset)} refers to more L2 tables than the file holds`);
         return;
       }
-      await this.#l2(l2Offset, buffer, active ? { next: 0 } : undefined);
+      await this.#l2(l2Offset, buffer, active);
     }
   }
 
-  async #l2(tableOffset: number, buffer: Uint8Array, fragments: { next: number } | undefined): Promise<void> {
-    const { image } = this.#job;
-    const { extended, l2Entries } = image.geometry;
+  /** `active`: its clusters are what the statistics are about. */
+  async #l2(tableOffset: number, buffer: Uint8Array, active: boolean): Promise<void> {
+    const { image, result } = this.#job;
     try {
       await image.file.read(tableOffset, buffer);
     } catch (error) {
       this.#checkError('ERROR: I/O error in check_refcounts_l2');
       throw error;
     }
-    const view = viewOf(buffer);
+    for (const { index, zeroBits } of this.#entries(viewOf(buffer), active)) {
+      await this.#dropPlace(tableOffset, index, zeroBits);
+      result.corruptions--;
+      result.corruptionsFixed++;
+    }
+  }
+
+  /** Counts what an L2 table refers to. Entries that are to be mended are handed over on the way. */
+  *#entries(view: DataView, active: boolean): Iterable<{ readonly index: number; readonly zeroBits: number }> {
+    const { image, result } = this.#job;
+    const { extended, l2Entries, clusterSize } = image.geometry;
     const dataFile = image.dataFile !== image.file;
     const step = extended ? 2 : 1;
+    const clustersInFile = Math.ceil(this.#fileSize / clusterSize);
+    const found = { allocated: 0, compressed: 0, fragmented: 0 };
+    let next = 0;
     for (let index = 0; index < l2Entries; index++) {
       const hi = entryHi(view, index * step);
       const lo = entryLo(view, index * step);
@@ -175,7 +190,11 @@ class Walker implements Walk {
       if (hi === 0 && lo === 0 && zeroBits === 0 && allocatedBits === 0) continue;
       const kind = clusterKind(hi, lo, extended, dataFile);
       if (kind === ClusterKind.COMPRESSED) {
-        this.#compressed(index, hi, lo, zeroBits !== 0 || allocatedBits !== 0, fragments);
+        if (this.#compressed(index, hi, lo, zeroBits !== 0 || allocatedBits !== 0)) {
+          found.allocated++;
+          found.compressed++;
+          found.fragmented++;
+        }
         continue;
       }
       if (l2EntryHasReservedBits(hi, lo)) this.#corruption(`ERROR found l2 entry with reserved bits set: ${hexEntry(hi, lo)}`);
@@ -186,60 +205,57 @@ class Walker implements Walk {
         if (subclusterConflict(zeroBits, allocatedBits)) {
           this.#corruption(`ERROR offset=${entryOffset(hi, lo).toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`);
         }
-        const zero = kind === ClusterKind.ZERO_ALLOCATED || (extended && allocatedBits === 0);
-        const repaired = this.#cluster(tableOffset, index, entryOffset(hi, lo), zero ? { zeroBits } : undefined, fragments);
-        if (repaired !== undefined) await repaired;
+        const offset = entryOffset(hi, lo);
+        const cluster = offset / clusterSize;
+        if (!Number.isInteger(cluster)) {
+          const hidden = kind === ClusterKind.ZERO_ALLOCATED || (extended && allocatedBits === 0);
+          if (this.#unaligned(offset, hidden)) {
+            yield { index, zeroBits };
+            continue;
+          }
+        }
+        found.allocated++;
+        if (next !== 0 && offset !== next) found.fragmented++;
+        next = offset + clusterSize;
+        if (dataFile) continue;
+        if (Number.isInteger(cluster) && cluster < clustersInFile) this.#countCluster(cluster);
+        else this.#count(offset, clusterSize);
       }
     }
+    if (!active || found.allocated === 0) return;
+    result.allocatedClusters = (result.allocatedClusters ?? 0) + found.allocated;
+    if (found.compressed > 0) result.compressedClusters = (result.compressedClusters ?? 0) + found.compressed;
+    if (found.fragmented > 0) result.fragmentedClusters = (result.fragmentedClusters ?? 0) + found.fragmented;
   }
 
-  #compressed(index: number, hi: number, lo: number, hasBitmap: boolean, fragments: object | undefined): void {
-    const { image, result } = this.#job;
+  /** False: it is no sound entry. */
+  #compressed(index: number, hi: number, lo: number, hasBitmap: boolean): boolean {
+    const { image } = this.#job;
     const { clusterBits } = image.geometry;
     if ((hi & COPIED_HI) !== 0) {
       this.#corruption(`ERROR: coffset=0x${compressedOffset(hi, lo, clusterBits).toString(16)}: copied flag must never be set for compressed clusters`);
     }
     if (image.dataFile !== image.file) {
-      this.#corruption(`ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(hi, lo)}`);
-      return;
+      this.#corruption(`ERROR compressed cluster ${index} with data file, entry=0x${hexEntry(hi & ~COPIED_HI, lo)}`);
+      return false;
     }
     if (hasBitmap) {
-      this.#corruption(`ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, entry=0x${hexEntry(hi, lo)}`);
-      return;
+      this.#corruption(`ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, entry=0x${hexEntry(hi & ~COPIED_HI, lo)}`);
+      return false;
     }
     this.#count(compressedOffset(hi, lo, clusterBits), compressedLength(hi, lo, clusterBits));
-    if (fragments === undefined) return;
-    result.allocatedClusters = (result.allocatedClusters ?? 0) + 1;
-    result.compressedClusters = (result.compressedClusters ?? 0) + 1;
-    result.fragmentedClusters = (result.fragmentedClusters ?? 0) + 1;
+    return true;
   }
 
-  /** One allocated cluster at host offset `offset`; `hidden`: none of its content is visible. */
-  #cluster(
-    tableOffset: number, index: number, offset: number, hidden: { readonly zeroBits: number } | undefined, fragments: { next: number } | undefined,
-  ): Promise<void> | undefined {
-    const { image, result } = this.#job;
-    const { clusterSize } = image.geometry;
-    const aligned = offset % clusterSize === 0;
-    if (!aligned && hidden !== undefined) {
-      const repair = this.#repair && this.#job.repairErrors;
-      this.#corruption(`${repair ? 'Repairing' : 'ERROR'} offset=${offset.toString(16)}: Preallocated cluster is not properly aligned; L2 entry corrupted.`);
-      if (repair) {
-        return this.#dropPlace(tableOffset, index, hidden.zeroBits).then(() => {
-          result.corruptions--;
-          result.corruptionsFixed++;
-        });
-      }
-    } else if (!aligned) {
+  /** A cluster that lies askew; `hidden`: none of its content is visible. True: its place is to be dropped. */
+  #unaligned(offset: number, hidden: boolean): boolean {
+    if (!hidden) {
       this.#corruption(`ERROR offset=${offset.toString(16)}: Data cluster is not properly aligned; L2 entry corrupted.`);
+      return false;
     }
-    if (fragments !== undefined) {
-      result.allocatedClusters = (result.allocatedClusters ?? 0) + 1;
-      if (fragments.next !== 0 && offset !== fragments.next) result.fragmentedClusters = (result.fragmentedClusters ?? 0) + 1;
-      fragments.next = offset + clusterSize;
-    }
-    if (image.dataFile === image.file) this.#count(offset, clusterSize);
-    return undefined;
+    const repair = this.#repair && this.#job.repairErrors;
+    this.#corruption(`${repair ? 'Repairing' : 'ERROR'} offset=${offset.toString(16)}: Preallocated cluster is not properly aligned; L2 entry corrupted.`);
+    return repair;
   }
 
   /** Replaces an L2 entry by one without a place; it reads as before. */

@@ -95,6 +95,8 @@ async function mendSnapshots(job: CheckJob, count: number): Promise<void> {
     image.snapshots = job.snapshots;
     await storeSnapshotTable(image, entries);
     await run(image.flushMetadata());
+    // lazy ones, too: they are read anew
+    await run(image.refcounts.cache.writeBack());
   } catch (error) {
     result.checkErrors++;
     report(`ERROR failed to update snapshot table: ${error instanceof Error ? error.message : String(error)}`);

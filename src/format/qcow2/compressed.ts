@@ -12,12 +12,17 @@ import { compressedHi, loOf, maxCompressedOffset } from './tables.js';
 /** Requests of at least this many bytes are compressed on another thread. */
 const laterFrom = 16 * 1024;
 
+/** Compressed bytes that are read at once. */
+const mostTogether = 2 << 20;
+
 export class CompressedClusters {
   readonly #image: Qcow2Image;
   readonly #clusters: ClusterMap;
   readonly #codec: Codec;
   /** Clusters are placed in the order in which they were sent, whichever is compressed first. */
   readonly #turns = new Turns();
+  /** Whole clusters asked for since others got their turn. */
+  readonly #asked: AskedCluster[] = [];
   /** The cluster last decompressed for a part of it, and the state of compressed data it belongs to. */
   #last: { readonly host: number; readonly age: number; readonly bytes: Uint8Array } | undefined;
 
@@ -39,19 +44,75 @@ export class CompressedClusters {
       target.set(this.#last.bytes.subarray(start, start + target.length));
       return true;
     }
-    const whole = target.length === clusterSize;
-    const bytes = whole ? target : new Uint8Array(clusterSize);
-    const packed = new Uint8Array(place.length);
-    yield* wait(image.file.read(place.offset, packed));
-    try {
-      this.#codec.decompress(packed, bytes);
-    } catch (error) {
-      throw new BlockError('IO_ERROR', 'Input/output error', { node: image.context.nodeName, op: 'read', offset, errno: Errno.EIO }, error);
+    const cluster = { offset, place: place.offset, length: place.length };
+    if (target.length === clusterSize) {
+      yield* wait(this.#readWithOthers({ ...cluster, target }));
+      return true;
     }
-    if (whole) return true;
+    const bytes = new Uint8Array(clusterSize);
+    yield* this.#readAlone({ ...cluster, target: bytes });
     if (age === image.refcounts.age) this.#last = { host: place.offset, age, bytes };
     target.set(bytes.subarray(start, start + target.length));
     return true;
+  }
+
+  /** Clusters that are asked for in one go, and lie together, are read at once, and decompressed on other threads where that is quicker. */
+  #readWithOthers(cluster: PackedCluster): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#asked.length === 0) queueMicrotask(() => this.#readAsked());
+      this.#asked.push({ ...cluster, resolve, reject });
+    });
+  }
+
+  #readAsked(): void {
+    const asked = this.#asked.splice(0);
+    for (let at = 0; at < asked.length;) {
+      const start = at++;
+      while (at < asked.length && liesBehind(asked[at - 1]!, asked[at]!) && asked[at]!.place - asked[start]!.place < mostTogether) at++;
+      void run(this.#readRun(asked.slice(start, at)));
+    }
+  }
+
+  *#readRun(clusters: readonly AskedCluster[]): Steps<void> {
+    if (clusters.length > 1 && (yield* this.#readTogether(clusters))) {
+      for (const { resolve } of clusters) resolve();
+      return;
+    }
+    for (const cluster of clusters) {
+      try {
+        yield* this.#readAlone(cluster);
+        cluster.resolve();
+      } catch (error) {
+        cluster.reject(error);
+      }
+    }
+  }
+
+  /** False: one of them cannot be read. */
+  *#readTogether(clusters: readonly PackedCluster[]): Steps<boolean> {
+    const start = clusters[0]!.place;
+    const last = clusters.at(-1)!;
+    try {
+      const packed = new Uint8Array(last.place + last.length - start);
+      yield* wait(this.#image.file.read(start, packed));
+      const blocks = clusters.map(({ place, length, target }) => ({ source: packed.subarray(place - start, place - start + length), target }));
+      if (this.#codec.decompressLater) yield* wait(this.#codec.decompressLater(blocks));
+      else for (const { source, target } of blocks) this.#codec.decompress(source, target);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  *#readAlone({ offset, place, length, target }: PackedCluster): Steps<void> {
+    const { file, context } = this.#image;
+    const packed = new Uint8Array(length);
+    yield* wait(file.read(place, packed));
+    try {
+      this.#codec.decompress(packed, target);
+    } catch (error) {
+      throw new BlockError('IO_ERROR', 'Input/output error', { node: context.nodeName, op: 'read', offset, errno: Errno.EIO }, error);
+    }
   }
 
   /**
@@ -147,6 +208,15 @@ export class CompressedClusters {
     const size = Math.ceil(file.size / 512) * 512;
     if (size !== file.size) yield* wait(file.resize(size, { exact: false }));
   }
+}
+
+/** A compressed cluster of the disk, where in the file it lies, and the memory that its content fills. */
+interface PackedCluster { readonly offset: number; readonly place: number; readonly length: number; readonly target: Uint8Array }
+interface AskedCluster extends PackedCluster { readonly resolve: () => void; readonly reject: (error: unknown) => void }
+
+/** Lengths are known by sectors: the next one may begin within the last. */
+function liesBehind({ place, length }: PackedCluster, next: PackedCluster): boolean {
+  return next.place > place && next.place <= place + length;
 }
 
 /** A compressed cluster and where in the file it is to lie. */

@@ -1,6 +1,5 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createImageFile } from '../../block/create.js';
@@ -8,13 +7,14 @@ import { BlockGraph } from '../../block/graph.js';
 import { createRegistry } from '../../drivers.js';
 import { coerceOption } from '../../block/options.js';
 import { createOptions } from './create-options.js';
+import { scratchFolder } from '../../../test/support/scratch.js';
 
 const qemuImg = process.env['QEMU_IMG_PROG'] ?? 'qemu-img';
 const K = 1024;
 const M = K * K;
 let folder: string;
 // In memory where there is such a place: qemu-img waits for the disk after each refcount block.
-beforeAll(() => { folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'qcow2-create-')); });
+beforeAll(() => { folder = mkdtempSync(join(scratchFolder, 'qcow2-create-')); });
 afterAll(() => { rmSync(folder, { recursive: true }); });
 
 async function both(size: number, text: string): Promise<{ theirs: string; ours: string; theirError: string; ourError: string }> {

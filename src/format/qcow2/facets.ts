@@ -2,15 +2,14 @@
 import type { Facets } from '../../block/facets.js';
 import { amendQcow2 } from './amend.js';
 import { qcow2Backing } from './backing.js';
-import type { Qcow2Bitmaps } from './bitmap.js';
 import { checkImage } from './check.js';
 import { emptyImage } from './empty.js';
 import { qcow2Info } from './info.js';
 import type { ResizeParts } from './resize.js';
 import { Qcow2Snapshots } from './snapshot.js';
 
-export function qcow2Facets(parts: ResizeParts, bitmaps: Qcow2Bitmaps): Partial<Facets> {
-  const { image } = parts;
+export function qcow2Facets(parts: ResizeParts): Partial<Facets> {
+  const { image, bitmaps } = parts;
   return {
     makeEmpty: { makeEmpty: () => emptyImage(image, parts.clusters) },
     check: { check: (options) => checkImage(image, options) },

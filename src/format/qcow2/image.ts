@@ -349,14 +349,24 @@ export class Qcow2Image {
 
   /** Writes metadata at a host offset after the overlap check; `allowed` names the structures that may lie there. */
   *writeMetadata(offset: number, bytes: Uint8Array, allowed = 0): Steps<void> {
+    if (this.#dead) throw systemError(Errno.ENOMEDIUM);
+    yield* this.writeNewMetadata(offset, bytes, allowed);
+  }
+
+  /** The same for structures that a repair makes anew, even if it was what found the image {@link dead}. */
+  *writeNewMetadata(offset: number, bytes: Uint8Array, allowed = 0): Steps<void> {
     if (this.#inactiveStale) yield* this.#mapInactiveL2();
-    this.checkOverlap(offset, bytes.length, allowed);
+    this.#guard(offset, bytes.length, allowed);
     yield* wait(this.file.write(offset, bytes));
   }
 
   /** Fails with the peer's message (and sets the corrupt bit) where a write to [offset, offset + length) would hit metadata. */
   checkOverlap(offset: number, length: number, allowed = 0): void {
     if (this.#dead) throw systemError(Errno.ENOMEDIUM);
+    this.#guard(offset, length, allowed);
+  }
+
+  #guard(offset: number, length: number, allowed: number): void {
     let hit = this.metadata.find(offset, length);
     for (const [structure, start, bytes] of this.#ranges) if (start < offset + length && offset < start + bytes) hit |= structure;
     hit &= this.settings.overlapCheck & ~allowed;

@@ -80,7 +80,7 @@ function bitmapsSize(bitmaps: Iterable<DirtyBitmap>, clusterSize: number): numbe
   let total = 0;
   let directory = 0;
   for (const bitmap of bitmaps) {
-    if (!bitmap.persistent || bitmap.inconsistent) continue;
+    if (!bitmap.persistent) continue;
     const clusters = Math.ceil(bitmap.storedBytes / clusterSize);
     total += clusters * clusterSize + roundUp(clusters * 8, clusterSize);
     directory += roundUp(24 + new TextEncoder().encode(bitmap.name).length, 8);

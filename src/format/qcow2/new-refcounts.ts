@@ -49,10 +49,10 @@ async function write(image: Qcow2Image, references: ReferenceCounts, layout: Lay
     for (let cluster = references.nextReferenced(index * perBlock, end); cluster < end; cluster = references.nextReferenced(cluster + 1, end)) {
       writeRefcount(block, cluster % perBlock, order, references.get(cluster));
     }
-    await run(image.writeMetadata(place * clusterSize, block));
+    await run(image.writeNewMetadata(place * clusterSize, block));
     writeU64(viewOf(table), index * 8, place * clusterSize);
   }
-  await run(image.writeMetadata(layout.tableStart * clusterSize, table));
+  await run(image.writeNewMetadata(layout.tableStart * clusterSize, table));
   await image.file.flush();
 }
 

@@ -50,12 +50,12 @@ export class Qcow2Ops extends MappedFormat {
     };
     image.readsSettled = () => this.readsSettled();
     this.#parts = {
-      image, clusters: this.#clusters,
+      image, clusters: this.#clusters, bitmaps,
       read: (offset, target) => this.read(offset, target),
       alone: (offset, length, request) => this.locks.withLock(offset, offset + length, 'exclusive', request),
       writeZeroes: async (offset, length) => { await this.write(offset, new Uint8Array(length), 0); },
     };
-    this.#facets = Object.defineProperty(qcow2Facets(this.#parts, bitmaps), 'vmState', { value: this.#vmState() });
+    this.#facets = Object.defineProperty(qcow2Facets(this.#parts), 'vmState', { value: this.#vmState() });
   }
 
   get size(): number {

@@ -3,6 +3,7 @@ import { BlockError, Errno, strerror, systemError } from '../../block/errors.js'
 import type { Preallocation, ResizeOptions } from '../../block/driver.js';
 import { isZero } from '../../platform/bytes.js';
 import { run, wait, type Steps } from '../../util/steps.js';
+import type { Qcow2Bitmaps } from './bitmap.js';
 import { hex } from './geometry.js';
 import { Autoclear, l1EntriesFor } from './header.js';
 import type { Qcow2Image } from './image.js';
@@ -12,6 +13,7 @@ import { entryHi, entryLo, entryOffset, readRefcount, setEntry } from './tables.
 import { viewOf } from '../../util/view.js';
 
 export interface ResizeParts extends PreallocateParts {
+  readonly bitmaps: Qcow2Bitmaps;
   /** Writes zeroes over guest bytes within one cluster. */
   readonly writeZeroes: (offset: number, length: number) => Promise<void>;
 }
@@ -21,12 +23,13 @@ export interface ResizeParts extends PreallocateParts {
  * @throws BlockError with the peer's text
  */
 export async function resizeQcow2(parts: ResizeParts, size: number, options: ResizeOptions): Promise<void> {
-  const { image } = parts;
+  const { image, bitmaps } = parts;
   if (size >= 2 ** 63) throw new BlockError('INVALID_ARGUMENT', 'Image size cannot be negative', { errno: Errno.EINVAL });
   if (size % 512 !== 0) throw new BlockError('INVALID_ARGUMENT', 'The new size must be a multiple of 512', { errno: Errno.EINVAL });
   if (image.snapshots.entries.length > 0 && image.header.version < 3) {
     throw new BlockError('NOT_SUPPORTED', "Can't resize a v2 image which has snapshots", { errno: Errno.ENOTSUP });
   }
+  bitmaps.assertResizable();
   if (size < image.size) await shrink(parts, size, options);
   else await grow(parts, size, options);
   await step('Failed to update the image size', () => run(image.updateHeader({ size })));

@@ -46,6 +46,8 @@ export class Qcow2Snapshots implements SnapshotFacet {
 
   async apply(id: string): Promise<void> {
     const image = this.#image;
+    // They would not tell what changes now, and belong to a disk of this size.
+    if (this.#parts.bitmaps.some) throw new BlockError('IN_USE', 'Device has active dirty bitmaps', { errno: Errno.ENOTSUP });
     this.#refuseDataFile();
     const entry = this.#find(id);
     this.#checkTable(entry);

@@ -4,8 +4,8 @@ import type { IdentityFacet } from '../../block/facets.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { newGuid, readGuid } from './guid.js';
 import type { VhdxImage } from './image.js';
-import { linkageKey, metadataSpan, parseMetadata, withLocator } from './metadata.js';
-import { newLocator } from './parent.js';
+import { metadataSpan, parseMetadata, withLocator } from './metadata.js';
+import { linkageKey, newLocator, renamedLocator, withLinkage } from './parent.js';
 import { giveUpBitmaps, type SectorBitmaps } from './sector-bitmaps.js';
 import { payloadIndex, placeOf, State, stateOf } from './tables.js';
 
@@ -23,20 +23,36 @@ export async function changeParent(image: VhdxImage, bitmaps: SectorBitmaps, par
 function* change(image: VhdxImage, bitmaps: SectorBitmaps, parent: NewParent | undefined): Steps<void> {
   if (parent === undefined) yield* completeBlocks(image, bitmaps);
   yield* image.writeBack();
+  yield* storeLocator(image, parent && locatorOf(image, parent));
+  if (parent === undefined) yield* giveUpBitmaps(image, 0, image.size);
+}
+
+/** Before the parent's content becomes `next`, which the parent's image says of itself: the child opens over either. `next` comes first, for readers that look no further. */
+export async function expectContent(image: VhdxImage, current: string, next: string): Promise<void> {
+  await image.exclusive(() => run(expect(image, withLinkage(image.parameters.parent!, next, current))));
+}
+
+function* expect(image: VhdxImage, locator: ReadonlyMap<string, string>): Steps<void> {
+  yield* storeLocator(image, locator);
+  yield* image.settle();
+}
+
+/** All of the new locator takes the place of the former one, durably, or nothing. */
+export function* storeLocator(image: VhdxImage, locator: ReadonlyMap<string, string> | undefined): Steps<void> {
   yield* image.updateHeader({ fileWriteGuid: newGuid() });
   const { offset, length } = image.metadataRegion;
   const bytes = new Uint8Array(Math.min(length, metadataSpan));
   yield* wait(image.file.read(offset, bytes));
-  const edits = withLocator(bytes, parent && locatorOf(image, parent));
+  const edits = withLocator(bytes, locator);
   yield* image.editMetadata(edits.map((edit) => ({ offset: offset + edit.offset, bytes: edit.bytes })));
   image.metadata = parseMetadata(bytes);
-  if (parent === undefined) yield* giveUpBitmaps(image, 0, image.size);
 }
 
 function locatorOf(image: VhdxImage, { filename, identity }: NewParent): ReadonlyMap<string, string> {
-  const linkage = identity === undefined ? image.parameters.parent?.get(linkageKey)?.slice(1, -1) : readGuid(identity.id, 0);
-  if (linkage === undefined) throw new BlockError('INVALID_ARGUMENT', 'The VHDX image does not say which content of its parent is meant', { errno: Errno.EINVAL });
-  return newLocator(filename, linkage);
+  if (identity !== undefined) return newLocator(filename, readGuid(identity.id, 0));
+  const locator = renamedLocator(image.parameters.parent!, filename);
+  if (!locator.has(linkageKey)) throw new BlockError('INVALID_ARGUMENT', 'The VHDX image does not say which content of its parent is meant', { errno: Errno.EINVAL });
+  return locator;
 }
 
 /** Sectors that are left to the parent become zero where others of their block are here. */

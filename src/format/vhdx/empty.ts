@@ -1,8 +1,8 @@
 /** Emptying a differencing disk after its content went to the parent. */
 import { run, type Steps } from '../../util/steps.js';
+import { storeLocator } from './backing.js';
 import type { VhdxImage } from './image.js';
-import { linkageKey } from './metadata.js';
-import { linkageOf } from './parent.js';
+import { withLinkage } from './parent.js';
 import { payloadIndex, placeOf, State, stateOf } from './tables.js';
 
 /**
@@ -15,7 +15,7 @@ export async function emptyVhdx(image: VhdxImage, parentGuid: string | undefined
 }
 
 function* empty(image: VhdxImage, parentGuid: string | undefined): Steps<void> {
-  const { geometry, metadata: { linkageAt, parameters } } = image;
+  const { geometry, parameters: { parent } } = image;
   const blocks = Math.ceil(image.size / geometry.blockSize);
   for (let block = 0; block < blocks; block++) {
     const index = payloadIndex(geometry, block);
@@ -26,10 +26,5 @@ function* empty(image: VhdxImage, parentGuid: string | undefined): Steps<void> {
     if (image.pages.crowded) yield* image.writeBack();
   }
   yield* image.writeBack();
-  if (parentGuid === undefined || linkageAt === undefined) return;
-  const linkage = linkageOf(parentGuid);
-  const bytes = new Uint8Array(2 * linkage.length);
-  for (let unit = 0; unit < linkage.length; unit++) bytes[2 * unit] = linkage.charCodeAt(unit);
-  yield* image.editMetadata([{ offset: image.metadataRegion.offset + linkageAt, bytes }]);
-  image.metadata = { ...image.metadata, parameters: { ...parameters, parent: new Map([...parameters.parent ?? [], [linkageKey, linkage]]) } };
+  if (parentGuid !== undefined) yield* storeLocator(image, withLinkage(parent!, parentGuid));
 }

@@ -59,6 +59,8 @@ export class VhdxImage {
   pending: PendingLog | undefined;
   logBroken: boolean;
   damagedRegionTables: readonly number[];
+  /** The DataWriteGuid that the first change gives: children can be told of it before. */
+  readonly nextDataWriteGuid = newGuid();
   /** Resolves when reads of guest data that are under way are done; set by the data path. */
   readsSettled: () => MaybePromise<void> = () => undefined;
   #copy: 0 | 1;
@@ -179,7 +181,7 @@ export class VhdxImage {
   /** The same for who holds the image already. */
   *announceChange(): Steps<void> {
     if (this.#changed) return;
-    yield* this.updateHeader({ fileWriteGuid: newGuid(), dataWriteGuid: newGuid() });
+    yield* this.updateHeader({ fileWriteGuid: newGuid(), dataWriteGuid: this.nextDataWriteGuid });
     this.#changed = true;
   }
 

@@ -19,8 +19,6 @@ const Item = {
   PARENT_LOCATOR: 'a8d35f2d-b30b-454d-abf7-d3d84834ab0c',
 } as const;
 const known: ReadonlySet<string> = new Set(Object.values(Item));
-/** Key of the locator's entry that names the parent's content by its DataWriteGuid. */
-export const linkageKey = 'parent_linkage';
 const locatorType = 'b04aefb7-d19e-4a81-b789-25b8e9445913';
 
 const Flag = { VIRTUAL_DISK: 2, REQUIRED: 4 } as const;
@@ -38,12 +36,10 @@ export interface DiskParameters {
   readonly parent: ReadonlyMap<string, string> | undefined;
 }
 
-/** The parameters, and where in the region those lie that may change. */
+/** The parameters, and where in the region the size lies. */
 export interface Metadata {
   readonly parameters: DiskParameters;
   readonly sizeAt: number;
-  /** Value of the parent locator's entry that says which content of the parent is meant. */
-  readonly linkageAt: number | undefined;
 }
 
 function corrupt(message: string): BlockError {
@@ -95,16 +91,14 @@ export function parseMetadata(bytes: Uint8Array): Metadata {
   const locator = items.get(Item.PARENT_LOCATOR);
   const hasParent = (flags & 2) !== 0;
   if (hasParent && locator === undefined) throw corrupt('VHDX image has a parent but no parent locator');
-  const entries = hasParent ? parseLocator(bytes.subarray(locator!.at, locator!.at + locator!.length)) : undefined;
-  const linkageAt = entries?.get(linkageKey)?.at;
   return {
     parameters: {
       blockSize, fixed: (flags & 1) !== 0, size: size - (size % logicalSectorSize), logicalSectorSize,
       diskId: readGuid(bytes, place(Item.DISK_ID, 'virtual disk id', 16)),
       physicalSectorSize: view.getUint32(place(Item.PHYSICAL_SECTOR, 'physical sector size', 4), true),
-      parent: entries && new Map([...entries].map(([key, { value }]) => [key, value])),
+      parent: hasParent ? parseLocator(bytes.subarray(locator!.at, locator!.at + locator!.length)) : undefined,
     },
-    sizeAt, linkageAt: linkageAt === undefined ? undefined : locator!.at + linkageAt,
+    sizeAt,
   };
 }
 
@@ -112,9 +106,8 @@ function isPowerOfTwo(value: number): boolean {
   return value !== 0 && (value & (value - 1)) === 0;
 }
 
-/** Values by key, and where in the locator they lie. */
-function parseLocator(bytes: Uint8Array): Map<string, { readonly value: string; readonly at: number }> {
-  const entries = new Map<string, { readonly value: string; readonly at: number }>();
+function parseLocator(bytes: Uint8Array): Map<string, string> {
+  const entries = new Map<string, string>();
   const view = viewOf(bytes);
   if (bytes.length < 20) throw corrupt('VHDX parent locator is too short');
   const type = readGuid(bytes, 0);
@@ -126,8 +119,7 @@ function parseLocator(bytes: Uint8Array): Map<string, { readonly value: string; 
     return new TextDecoder('utf-16le').decode(bytes.subarray(at, at + length));
   };
   for (let at = 20; at < 20 + 12 * count; at += 12) {
-    const valueAt = view.getUint32(at + 4, true);
-    entries.set(string(view.getUint32(at, true), view.getUint16(at + 8, true)), { value: string(valueAt, view.getUint16(at + 10, true)), at: valueAt });
+    entries.set(string(view.getUint32(at, true), view.getUint16(at + 8, true)), string(view.getUint32(at + 4, true), view.getUint16(at + 10, true)));
   }
   return entries;
 }

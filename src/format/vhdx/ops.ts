@@ -50,7 +50,7 @@ export class VhdxOps extends MappedFormat {
     this.#bitmaps = new SectorBitmaps(image);
     this.growsZeroed = growsZeroed(image.file.node);
     image.readsSettled = () => this.readsSettled();
-    this.#facets = vhdxFacets(image, this.#bitmaps, () => (parent?.node.ops instanceof VhdxOps ? parent.node.ops.image.header.dataWriteGuid : undefined));
+    this.#facets = vhdxFacets(image, this.#bitmaps, () => (parent?.node.ops instanceof VhdxOps ? parent.node.ops.image : undefined));
   }
 
   get size(): number {

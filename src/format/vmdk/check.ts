@@ -162,7 +162,7 @@ class ExtentCheck {
     this.#result.corruptionsFixed++;
   }
 
-  /** What lies behind everything used was written by somebody who was cut off before he could say so. */
+  /** What lies behind everything used was written by somebody who was cut off before he could say so, or zeroes took its place. */
   *#conclude(extent: SparseExtent): Steps<void> {
     const { file, grainSize } = extent;
     const { repair } = this.#options;

@@ -7,7 +7,7 @@ import { run, wait, type Steps } from '../../util/steps.js';
 import { viewOf } from '../../util/view.js';
 import { formatCid, formatDescriptor, newCid, noParent, type ExtentLine } from './descriptor.js';
 import { encodeCowd, encodeSparseHeader, sectorSize, sparseLayout, streamHeader, tableSectors, type SparseHeader } from './header.js';
-import { formatEntry } from './descriptor-text.js';
+import { formatEntry, formatExtent } from './descriptor-text.js';
 import { nameParts, splitName, type NameParts } from './names.js';
 import { adapterTypes, noVmdk, subformats, type Subformat } from './options.js';
 import { StreamWriter } from './stream.js';
@@ -81,6 +81,11 @@ export function planDisk(size: number, options: OptionValues): DiskPlan {
     hardwareVersion: options['compat6'] === true ? '6' : hardware === 'undefined' ? '4' : hardware,
     toolsVersion: text('toolsversion') ?? '2147483647', preallocation,
   };
+}
+
+/** @throws BlockError INVALID_ARGUMENT as planDisk() does, and for a name that no descriptor can hold */
+export function checkDisk(options: OptionValues & { readonly size: number }, filename: string): void {
+  extentLines(planDisk(options.size, options), nameParts(filename)).forEach(formatExtent);
 }
 
 /** Of a dictionary, or of a text `key=value;key=value`. */

@@ -50,7 +50,11 @@ function withExtents(lines: readonly string[], extents: readonly string[]): stri
   return [...lines.slice(0, at), ...extents, ...lines.slice(at).filter((line) => !isExtent(line))];
 }
 
+/** @throws BlockError INVALID_ARGUMENT for a name that would end the line */
 export function formatExtent({ access, sectors, type, filename, offset }: ExtentLine): string {
+  if (filename !== undefined && /[\r\n]/.test(filename)) {
+    throw new BlockError('INVALID_ARGUMENT', 'The name of a VMDK disk cannot have line ends: its descriptor is made of lines', { errno: Errno.EINVAL });
+  }
   return `${access} ${sectors} ${type}${filename === undefined ? '' : ` "${filename}"`}${type === 'FLAT' ? ` ${offset}` : ''}`;
 }
 

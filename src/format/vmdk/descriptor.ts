@@ -62,9 +62,9 @@ export function parseDescriptor(text: string, place: string, embedded: boolean):
   const extentLines: string[] = [];
   const database = new Map<string, string>();
   for (const line of lines) {
-    const entry = /^\s*ddb\.([\w.:-]+)\s*=(.*)$/i.exec(line);
+    const entry = /^\s*ddb\.([\w.:-]+)\s*=(.*)$/is.exec(line);
     if (entry) database.set(entry[1]!, unescapeValue(unquoted(entry[2]!.trim())));
-    const assignment = /^\s*([A-Za-z][\w.]*)\s*=(.*)$/.exec(line);
+    const assignment = /^\s*([A-Za-z][\w.]*)\s*=(.*)$/s.exec(line);
     if (assignment) values.set(assignment[1]!.toLowerCase(), unquoted(assignment[2]!.trim()));
     else if (/^\s*(RW|RDONLY|NOACCESS)\s/i.test(line)) extentLines.push(line);
   }
@@ -95,7 +95,7 @@ function unquoted(text: string): string {
 
 function parseExtentLine(line: string): ExtentLine {
   const invalid = corrupt(`Invalid extent line: ${line}`);
-  const match = /^\s*(RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z]+)(?:\s+"(.*)"(?:\s+(\d+))?)?\s*$/i.exec(line);
+  const match = /^\s*(RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z]+)(?:\s+"(.*)"(?:\s+(\d+))?)?\s*$/is.exec(line);
   if (!match) throw invalid;
   const type = match[3]!.toUpperCase();
   const filename = match[4];

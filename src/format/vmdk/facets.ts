@@ -24,6 +24,7 @@ export function vmdkFacets(image: VmdkImage, exclusively: <T>(change: () => Mayb
       get filename() { return image.descriptor.parentHint; },
       format: 'vmdk',
       change: (filename, _format, identity) => edit({ fields: parentFields(image, filename, identity) }),
+      adoptsUnchecked: true,
       verify: () => image.checkParent(),
     },
     identity: {

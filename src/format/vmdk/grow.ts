@@ -78,10 +78,10 @@ function* addExtents({ image, context, options, finish }: Growth, former: number
     access: 'RW', sectors: bytes / sectorSize, type: flat ? 'FLAT' : 'SPARSE', filename: splitName(parts, flat, former + index + 1), offset: 0,
   }));
   const wanted = added.map((line, index): NewFile => ({
-    name: `extents.${former + index}`, reference: { kind: 'extent', filename: line.filename!, role: flat ? 'data' : 'image' },
+    name: `extents.${former + index}`, reference: { kind: 'extent', filename: line.filename!, isPath: true, role: flat ? 'data' : 'image' },
   }));
   const zeroedGrain = last instanceof SparseExtent && last.knowsZeroes;
-  yield* wait(context.newFiles(wanted, (children) => run(useFiles(children))));
+  yield* wait(context.newFiles(wanted, (children) => run(useFiles(children)), options.signal));
 
   function* useFiles(children: readonly BlockChild[]): Steps<void> {
     const extents: Extent[] = [];

@@ -15,7 +15,7 @@ export const vmdk: BlockDriver = {
   beyondPeer: ['dirty-flag', 'measure', 'rebase', 'repair', 'resize', 'thorough-check'],
   probe: (head) => (isHosted(head) || isCowd(head) ? 100 : probeDescriptor(head)),
   open: (context) => import('./open.js').then(({ openVmdk }) => openVmdk(context)),
-  checkCreate: (options) => import('./create.js').then(({ planDisk }) => void planDisk(options.size, options)),
+  checkCreate: (...request) => import('./create.js').then(({ checkDisk }) => checkDisk(...request)),
   create: (...request) => import('./create.js').then(({ createVmdk }) => createVmdk(...request)),
   stream: (...request) => import('./stream-image.js').then(({ streamVmdk }) => streamVmdk(...request)),
   measure: (...request) => import('./measure.js').then(({ measureVmdk }) => measureVmdk(...request)),

@@ -2,7 +2,7 @@
 import type { BlockChild } from '../../block/child.js';
 import type { OpenContext } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
-import { placeOf, protocolPrefix } from '../../block/filename.js';
+import { placeOf } from '../../block/filename.js';
 import { decodeText, maxDescriptor, parseDescriptor, type Descriptor, type ExtentLine } from './descriptor.js';
 import { FlatExtent, ZeroExtent, type Extent } from './extent.js';
 import {
@@ -78,19 +78,22 @@ async function readDescriptor(file: BlockChild, { offset, length }: DescriptorPl
 
 /** Parents that came with the disk from another machine lie beside it: there they are looked for where the path leads nowhere here. */
 async function openParent({ parentHint = '' }: Descriptor, { context }: Opening): Promise<BlockChild | undefined> {
-  const open = (filename: string): Promise<BlockChild | undefined> =>
-    context.implicitChild('backing', { kind: 'backing', filename, format: 'vmdk', role: 'cow' });
-  if (/^[A-Za-z]:[\\/]|^\\\\|\\/.test(parentHint)) return open(lastName(parentHint));
+  const open = (filename: string, isPath: boolean): Promise<BlockChild | undefined> =>
+    context.implicitChild('backing', { kind: 'backing', filename, isPath, format: 'vmdk', role: 'cow' });
+  const beside = (): Promise<BlockChild | undefined> => open(lastName(parentHint), true);
+  if (/^[A-Za-z]:[\\/]|^\\\\/.test(parentHint)) return beside();
   try {
-    return await open(parentHint);
+    return await open(parentHint, false);
   } catch (error) {
-    if (!parentHint.startsWith('/') || !(error instanceof BlockError) || error.context.fault !== 'parent-missing') throw error;
-    return await open(lastName(parentHint)).catch(() => { throw error; });
+    const foreign = parentHint.startsWith('/') || parentHint.includes('\\');
+    if (!foreign || !(error instanceof BlockError) || error.context.fault !== 'parent-missing') throw error;
+    return await beside().catch(() => { throw error; });
   }
 }
 
+/** A backslash separates names on Windows; behind a slash it is a part of one. */
 function lastName(path: string): string {
-  return path.slice(Math.max(path.lastIndexOf('/'), path.lastIndexOf('\\')) + 1);
+  return path.split(path.startsWith('/') ? '/' : /[\\/]/).at(-1)!;
 }
 
 async function openExtent(index: number, line: ExtentLine, file: BlockChild, opening: Opening): Promise<Extent> {
@@ -102,11 +105,11 @@ async function openExtent(index: number, line: ExtentLine, file: BlockChild, ope
   if (line.access === 'RDONLY') {
     readOnlyBecause(opening, new BlockError('ACCESS_DENIED', `Extent '${filename}' is read-only`, { errno: Errno.EACCES }));
   }
-  if (!filename.startsWith('/') && protocolPrefix(filename) === undefined && placeOf(file.node) === undefined) {
+  if (!filename.startsWith('/') && placeOf(file.node) === undefined) {
     throw new BlockError('INVALID_ARGUMENT', `Cannot use relative paths with VMDK descriptor file '${file.node.filename}': Cannot generate a base directory for ${file.node.driver.name} nodes`, { errno: Errno.EINVAL });
   }
   const flat = type === 'FLAT' || type === 'VMFS';
-  const child = await opening.context.implicitChild(`extents.${index}`, { kind: 'extent', filename, role: flat ? 'data' : 'image' });
+  const child = await opening.context.implicitChild(`extents.${index}`, { kind: 'extent', filename, isPath: true, role: flat ? 'data' : 'image' });
   if (child === undefined) throw corrupt(`Extent '${filename}' is missing`);
   if (flat) return new FlatExtent(child, { start: line.offset * sectorSize, size, type });
   if (type === 'SESPARSE') return seSparseExtent(child, size, opening);

@@ -1,8 +1,8 @@
 /** Checking an image's structures, and repairing them. */
-import type { BlockChild } from '../../block/child.js';
 import type { CheckFacet, CheckResult } from '../../block/facets.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
+import type { FixedOps } from './fixed.js';
 import { sectorSize } from './geometry.js';
 import { changedDynamicHeader, dynamicChecksumHolds, dynamicHeaderSize, footerSize, isFooter } from './header.js';
 import type { SparseImage } from './image.js';
@@ -13,9 +13,14 @@ type CheckOptions = Parameters<CheckFacet['check']>[0];
 const scanEntries = 64 * 1024;
 const copyChunk = 1024 * 1024;
 
-/** A fixed image that opens is sound: all there is of it is its footer. */
-export function checkFixed(_file: BlockChild, _options: CheckOptions): Promise<CheckResult> {
-  return Promise.resolve({ corruptions: 0, leaks: 0, checkErrors: 0, corruptionsFixed: 0, leaksFixed: 0 });
+/** All there is of a fixed image is its footer; the former one may still lie in the disk. */
+export async function checkFixed(image: FixedOps, { repair, report }: CheckOptions): Promise<CheckResult> {
+  const former = await image.formerFooter();
+  const found = former === undefined ? 0 : 1;
+  const fixed = repair === 'all' ? found : 0;
+  if (fixed > 0) await image.finishGrowing();
+  if (found > 0) report?.(`${fixed > 0 ? 'Repairing' : 'ERROR'} the former footer lies in the disk at offset ${former}: its growing was cut off`);
+  return { corruptions: found - fixed, leaks: 0, checkErrors: 0, corruptionsFixed: fixed, leaksFixed: 0 };
 }
 
 export async function checkSparse(image: SparseImage, options: CheckOptions): Promise<CheckResult> {

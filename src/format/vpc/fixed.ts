@@ -5,7 +5,7 @@ import type { Facets } from '../../block/facets.js';
 import { FilterOps } from '../../block/filter-ops.js';
 import type { Footer } from './header.js';
 import { checkFixed } from './check.js';
-import { resizeFixed } from './resize.js';
+import { findFormerFooter, removeFormerFooter, resizeFixed } from './resize-fixed.js';
 
 export class FixedOps extends FilterOps {
   footer: Footer;
@@ -21,7 +21,7 @@ export class FixedOps extends FilterOps {
     this.#facets = {
       formatInfo: { specific: () => undefined },
       identity: { get id() { return current().uuid; }, get timestamp() { return current().timestamp; } },
-      check: { check: (options) => checkFixed(file, options) },
+      check: { check: (options) => checkFixed(this, options) },
     };
   }
 
@@ -34,8 +34,20 @@ export class FixedOps extends FilterOps {
   }
 
   override async resize(size: number, options: ResizeOptions): Promise<void> {
+    await this.finishGrowing();
     this.footer = await resizeFixed(this.child, this.footer, this.#size, size, options);
     this.#size = size;
+  }
+
+  /** Where the disk shows its former footer, since its growing was cut off. */
+  formerFooter(): Promise<number | undefined> {
+    return findFormerFooter(this.child, this.footer);
+  }
+
+  /** Ends a growing that was cut off. Does nothing where there is none. */
+  async finishGrowing(): Promise<void> {
+    const at = await this.formerFooter();
+    if (at !== undefined) this.footer = await removeFormerFooter(this.child, this.footer, at);
   }
 
   override facet<K extends keyof Facets>(name: K): Facets[K] | undefined {

@@ -27,6 +27,8 @@ export interface Footer {
   readonly type: number;
   /** 16 bytes. */
   readonly uuid: Uint8Array;
+  /** A fixed disk is growing: within it, there, lies its former footer. Our own mark, in bytes that the format reserves. */
+  readonly formerFooter: number | undefined;
   /** As stored: what is not known here is kept when a field changes. */
   readonly bytes: Uint8Array;
 }
@@ -68,6 +70,7 @@ export function checksum(bytes: Uint8Array, at: number): number {
 }
 
 const footerChecksumAt = 64;
+const formerFooterAt = 88;
 const headerChecksumAt = 36;
 
 export function hasFooterMark(bytes: Uint8Array): boolean {
@@ -104,6 +107,7 @@ export function parseFooter(bytes: Uint8Array): Footer {
     geometry: { cylinders: view.getUint16(56), heads: bytes[58]!, sectorsPerTrack: bytes[59]! },
     type,
     uuid: bytes.slice(68, 84),
+    formerFooter: Number(view.getBigUint64(formerFooterAt)) || undefined,
     bytes,
   };
 }
@@ -136,6 +140,15 @@ export function changedFooter(from: Uint8Array, { creator, currentSize, geometry
   view.setUint16(56, geometry.cylinders);
   bytes[58] = geometry.heads;
   bytes[59] = geometry.sectorsPerTrack;
+  view.setUint32(footerChecksumAt, checksum(bytes, footerChecksumAt));
+  return parseFooter(bytes);
+}
+
+/** A footer that says where the former one lies, or no longer does; everything else stays. */
+export function growingFooter(from: Uint8Array, formerFooter: number | undefined): Footer {
+  const bytes = from.slice();
+  const view = viewOf(bytes);
+  view.setBigUint64(formerFooterAt, BigInt(formerFooter ?? 0));
   view.setUint32(footerChecksumAt, checksum(bytes, footerChecksumAt));
   return parseFooter(bytes);
 }

@@ -221,6 +221,23 @@ describe('a fixed image', () => {
     await again.close();
   });
 
+  it('with room between its end and its footer grows into it', async () => {
+    const image = await create({ size: MiB, subformat: 'fixed' });
+    const roomy = new Uint8Array(MiB + 200_192).fill(0xaa);
+    roomy.set(image.subarray(0, -footerSize));
+    roomy.set(image.subarray(-footerSize), roomy.length - footerSize);
+    for (const preallocation of ['off', 'falloc', 'full'] as const) {
+      for (const size of [MiB + 512, MiB + 199_680, MiB + 200_192, 2 * MiB, MiB - 512]) {
+        const { disk, close } = await open(roomy.slice());
+        await disk.resize(size, { preallocation: size < MiB ? 'off' : preallocation });
+        expect(disk.size).toBe(size);
+        const after = await close();
+        expect(after.length).toBe(size + footerSize);
+        expectBytes(await contentOf(after), filled(size));
+      }
+    }
+  });
+
   it('takes its footer along when its size changes', async () => {
     const { disk, close } = await open(await create({ size: MiB, subformat: 'fixed', align_size: 4096 }));
     await disk.write(MiB - 100, new Uint8Array(100).fill(1));

@@ -13,6 +13,11 @@ export function roundUp(value: number, unit: number): number {
   return Math.ceil(value / unit) * unit;
 }
 
+/** Where a file has its footer if it has one: footers of 511 bytes are the same with their last byte left out. */
+export function footerOffset(fileSize: number): number {
+  return Math.max(0, roundUp(fileSize, sectorSize) - footerSize);
+}
+
 /** Bytes of the sector bitmap in front of each block. */
 export function bitmapSize(blockSize: number): number {
   return roundUp(blockSize / sectorSize / 8, sectorSize);

@@ -17,9 +17,23 @@ describe('names of parents', () => {
     expect(decodeLocator(platform, data)).toBe(name);
   });
 
-  it('on another machine leads to the file beside the child; what looks like a protocol is not followed', () => {
+  it('on another machine leads to the file beside the child; what looks like a protocol is a file', () => {
     expect(parentCandidates(['C:/vm/base.vhd', '//server/share/other.vhd', 'nbd:host:10809', '/disks/base.vhd']))
-      .toEqual(['/disks/base.vhd', 'base.vhd', 'other.vhd']);
+      .toEqual(['./nbd:host:10809', '/disks/base.vhd', 'base.vhd', 'other.vhd']);
+  });
+
+  it.each([
+    ['./co:lon.vhd', '/disks', ['./co:lon.vhd', '/disks/co:lon.vhd']],
+    ['./a:b/y.vhd', '/disks', ['./a:b/y.vhd', '/disks/a:b/y.vhd', 'y.vhd']],
+    ['/disks/a:b/y.vhd', '/disks', ['./a:b/y.vhd', '/disks/a:b/y.vhd', 'y.vhd']],
+  ])('with a colon are found again: %s', (name, folder, expected) => {
+    expect(parentCandidates(newLocators(name, folder).map(({ platform, data }) => decodeLocator(platform, data)!))).toEqual(expected);
+  });
+
+  it('with a backslash cannot be said, unless it is in the name of a folder that both share', () => {
+    expect(() => newLocators('back\\slash.vhd', '/disks')).toThrow('backslash');
+    expect(() => newLocators('/disks/back\\slash.vhd', undefined)).toThrow('backslash');
+    expect(parentCandidates(newLocators('base.vhd', '/di\\sks').slice(0, 1).map(({ platform, data }) => decodeLocator(platform, data)!))).toEqual(['base.vhd']);
   });
 
   it.each<[string, string | undefined, Record<string, string>]>([

@@ -1,4 +1,6 @@
 /** Names by which a differencing disk refers to its parent, on several platforms. */
+import { BlockError, Errno } from '../../block/errors.js';
+import { asPath } from '../../block/filename.js';
 import { utf16, utf16Bytes, type DynamicHeader, type ParentLocator } from './header.js';
 
 /** Relative names first: they stay right when the disks move together. */
@@ -30,13 +32,15 @@ export function decodeLocator(platform: string, data: Uint8Array): string | unde
 export function parentCandidates(names: readonly string[]): string[] {
   const usable = names.filter((name) => !isForeign(name));
   const beside = names.map((name) => name.slice(name.lastIndexOf('/') + 1));
-  return [...new Set([...usable, ...beside])].filter((name) => name !== '' && !name.includes(':'));
+  return [...new Set([...usable, ...beside].filter((name) => name !== '').map(asPath))];
 }
 
-/** A name as Windows writes it, with slashes. */
+/** A name as Windows writes it, with slashes. What it calls relative (`.\\`) has no drive letter, whatever it looks like. */
 export function fromWindows(name: string): string | undefined {
-  const plain = name.replaceAll('\\', '/').replace(/^(\.\/)+/, '');
-  return plain === '' ? undefined : plain;
+  const slashed = name.replaceAll('\\', '/');
+  const plain = slashed.replace(/^(\.\/)+/, '');
+  if (plain === '') return undefined;
+  return plain === slashed ? plain : asPath(plain);
 }
 
 /** A drive letter or a share: no file of ours. */
@@ -68,11 +72,15 @@ export interface NewLocator {
  * Locators by which Windows and the Unix world find the parent: a relative and an absolute name, as far as both can be told.
  * @param name relative to the child's folder, or absolute
  * @param folder absolute path of the child's folder
+ * @throws BlockError INVALID_ARGUMENT where the format cannot say the name
  */
 export function newLocators(name: string, folder: string | undefined): NewLocator[] {
   const isAbsolute = name.startsWith('/');
   const absolute = isAbsolute ? name : folder === undefined ? undefined : `/${normalised(`${folder}/${name}`).join('/')}`;
   const relative = !isAbsolute ? name : folder === undefined ? undefined : relativeName(normalised(folder), normalised(name));
+  if ((relative ?? absolute)?.includes('\\')) {
+    throw new BlockError('INVALID_ARGUMENT', `A VHD cannot name a parent with a backslash in its name: '${name}'`, { errno: Errno.EINVAL });
+  }
   return [
     ...(relative === undefined ? [] : [{ platform: 'W2ru', data: utf16Bytes(`.\\${relative.replaceAll('/', '\\')}`, true) }]),
     ...(absolute === undefined ? [] : [{ platform: 'W2ku', data: utf16Bytes(absolute, true) }]),

@@ -10,7 +10,7 @@ import {
   type DynamicHeader, type Footer,
 } from './header.js';
 import { SparseImage } from './image.js';
-import { absent, bitmapSize, blockCount, maxTableEntries, roundUp, tableSize } from './layout.js';
+import { absent, bitmapSize, blockCount, footerOffset, maxTableEntries, roundUp, tableSize } from './layout.js';
 import { decodeLocator, fromWindows, parentCandidates, usableLocators } from './locator.js';
 import { SparseOps } from './ops.js';
 import { diskSize, type VpcOpenOptions } from './options.js';
@@ -24,7 +24,9 @@ export async function openVpc(context: OpenContext<VpcOpenOptions>): Promise<Blo
   const size = diskSize(footer, context.options.force_size_calc);
   if (footer.dataOffset === undefined) {
     if (size > footerOffset(file.size)) throw corrupt('The image has been truncated.');
-    return new FixedOps(file, footer, size);
+    const ops = new FixedOps(file, footer, size);
+    if (!context.readOnly && !context.mode.check) await ops.finishGrowing();
+    return ops;
   }
   const header = await readDynamicHeader(file, footer, size);
   const blocksEnd = Math.max(await scanTable(file, header, context.mode.check), await otherMetadataEnd(file, header));
@@ -43,11 +45,6 @@ export async function openVpc(context: OpenContext<VpcOpenOptions>): Promise<Blo
 
 function mayGrow({ node }: BlockChild): boolean {
   return node.ops.capabilities.growsOnWrite || node.driver.kind !== 'protocol';
-}
-
-/** Where a file has its footer if it has one: footers of 511 bytes are the same with their last byte left out. */
-export function footerOffset(fileSize: number): number {
-  return Math.max(0, roundUp(fileSize, sectorSize) - footerSize);
 }
 
 /**

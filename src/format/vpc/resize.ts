@@ -1,12 +1,11 @@
 /** Changing the size of a disk. */
-import type { BlockChild } from '../../block/child.js';
 import type { ResizeOptions } from '../../block/driver.js';
 import { BlockError, Errno } from '../../block/errors.js';
 import { run, wait, type Steps } from '../../util/steps.js';
 import { addressableSectors, geometryOf, largestGeometry, maxSectors, sectorSize } from './geometry.js';
-import { changedDynamicHeader, changedFooter, footerSize, type Footer } from './header.js';
+import { changedDynamicHeader, changedFooter, type Footer } from './header.js';
 import type { SparseImage } from './image.js';
-import { absent, blockCount, roundUp, tableSize } from './layout.js';
+import { absent, blockCount, tableSize } from './layout.js';
 import { countsByGeometry, forcedCreator } from './options.js';
 
 const copyChunk = 256 * 1024;
@@ -18,34 +17,14 @@ export async function resizeSparse(image: SparseImage, size: number, { prealloca
   await image.exclusive(() => run(size > image.size ? grow(image, size) : shrink(image, size)));
 }
 
-/**
- * Resolves with the new footer. There are two for a moment: the file is cut behind the new one, and never grows ahead of it (unless room is
- * to be given in advance). Otherwise a power cut could leave the file without a footer at its end.
- */
-export async function resizeFixed(file: BlockChild, footer: Footer, from: number, size: number, { preallocation }: ResizeOptions): Promise<Footer> {
-  requireSize(size);
-  const next = footerForSize(footer, size);
-  const former = roundUp(file.size, sectorSize);
-  if (preallocation !== 'off') await file.resize(size + footerSize, { preallocation, exact: false });
-  await file.write(size, next.bytes);
-  await file.flush();
-  if (size > from) {
-    await file.writeZeroes(from, Math.min(size, former) - from);
-    await file.flush();
-  } else {
-    await file.resize(size + footerSize);
-    await file.flush();
-  }
-  return next;
-}
-
-function requireSize(size: number): void {
+/** @throws BlockError INVALID_ARGUMENT */
+export function requireSize(size: number): void {
   if (size % sectorSize !== 0) throw new BlockError('INVALID_ARGUMENT', 'The new size must be a multiple of 512');
   if (size / sectorSize > maxSectors) throw new BlockError('INVALID_ARGUMENT', 'The new size is too large for a VHD', { errno: Errno.EFBIG });
 }
 
 /** A disk counted by geometry goes on to be, if it can; else it gets the mark of those that are not. */
-function footerForSize(footer: Footer, size: number): Footer {
+export function footerForSize(footer: Footer, size: number): Footer {
   const geometry = geometryOf(size / sectorSize);
   const exact = addressableSectors(geometry) * sectorSize === size;
   const forced = footer.creator === forcedCreator || (countsByGeometry.has(footer.creator) && !exact);

@@ -1,5 +1,5 @@
 /** Drivers `file`, `host_device` and `host_cdrom`: images in files of the host, and its disks. */
-import { close, constants, fstat, open, type Stats, statfs, statSync, unlink } from 'node:fs';
+import { close, constants, fstat, open, realpath, type Stats, statfs, statSync, unlink } from 'node:fs';
 import { promisify } from 'node:util';
 import type { BlockDriver, OpenContext } from '../../block/driver.js';
 import { BlockError, Errno, notTaken, systemError } from '../../block/errors.js';
@@ -17,6 +17,7 @@ const openFile = promisify(open);
 const closeFile = promisify(close);
 const statOpenFile = promisify(fstat);
 const statFileSystem = promisify(statfs);
+const realPath = promisify(realpath);
 const unlinkFile = promisify(unlink);
 
 /** Options as in QAPI's BlockdevOptionsFile. */
@@ -120,8 +121,9 @@ async function openOps(driver: DriverName, context: OpenContext<FileOptions & No
   }
 }
 
+/** Of a link what it leads to, for that is what was made. */
 async function deleteFile(filename: string): Promise<void> {
-  await unlinkFile(filename).catch((error: unknown) => {
+  await realPath(filename).then(unlinkFile).catch((error: unknown) => {
     throw systemError(errnoOf(error), { driver: 'file', filename, op: 'delete' }, undefined, error);
   });
 }

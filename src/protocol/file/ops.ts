@@ -240,7 +240,7 @@ export class FileOps extends BlockOps {
     const copyRange: CopyRangeFacet = { copyFrom: (source, sourceOffset, offset, length) => this.#copyFrom(source.fd, sourceOffset, offset, length) };
     return {
       descriptor,
-      background: { allowBackgroundWrites: () => { if (this.#transfer instanceof BufferedTransfer) this.#transfer.allowBackgroundWrites(); } },
+      background: { allowBackgroundWrites: () => this.#transfer instanceof BufferedTransfer && this.#transfer.allowBackgroundWrites() },
       rewrite: { rewrite: (content) => this.#rewrite(content) },
       folder: { get folder() { return realpathSync(dirname(filename)); } },
       formatInfo: { specific: () => ({ type: 'file', data: {} }) },

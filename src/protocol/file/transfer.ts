@@ -17,7 +17,7 @@ export interface Transfer {
 /** Copying more than this takes so long that others would wait for it: it goes to another thread whether cached or not. */
 const longestHere = 4 << 20;
 
-/** Writes below are done sooner than they are handed to another thread. */
+/** Writes below are done sooner than they are handed to another thread, unless that is writing already. */
 const backgroundFrom = 128 * 1024;
 
 /** Bytes moved, or -errno. */
@@ -56,9 +56,10 @@ export class BufferedTransfer implements Transfer {
     this.#writeNow = native ? (file, bytes, offset) => native.write(file, bytes, offset) : attempt(writeSync);
   }
 
-  /** Large writes are done on the thread pool from now on, so that their sender can go on. */
-  allowBackgroundWrites(): void {
+  /** Large writes are done on another thread from now on, so that their sender can go on. */
+  allowBackgroundWrites(): boolean {
     this.#queue = new WriteQueue(this.#fd);
+    return true;
   }
 
   read(offset: number, target: Uint8Array): MaybePromise<void> {
@@ -68,7 +69,7 @@ export class BufferedTransfer implements Transfer {
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
-    if (this.#queue && source.length >= backgroundFrom) return this.#queue.write(offset, source);
+    if (this.#queue && (source.length >= backgroundFrom || this.#queue.busy)) return this.#queue.write(offset, source);
     const start = this.#pace ? this.#pace.begin() : 0;
     if (start === undefined || source.length > longestHere) return writeLater(this.#fd, offset, source, 0);
     const count = this.#writeNow(this.#fd, source, offset);

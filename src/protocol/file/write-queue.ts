@@ -11,13 +11,24 @@ export class WriteQueue {
   readonly #fd: number;
   readonly #queued: QueuedWrites | undefined;
   #last: Promise<void> = Promise.resolve();
+  #pending = 0;
 
   constructor(fd: number) {
     this.#fd = fd;
     this.#queued = QueuedWrites.of(fd);
   }
 
+  /** Something is being written: who would write beside it has to wait, and keeps a processor busy. */
+  get busy(): boolean {
+    return this.#pending > 0;
+  }
+
   write(offset: number, source: Uint8Array): Promise<void> {
+    this.#pending++;
+    return this.#send(offset, source).finally(() => { this.#pending--; });
+  }
+
+  #send(offset: number, source: Uint8Array): Promise<void> {
     if (this.#queued) return this.#finish(this.#queued.write(offset, source), offset, source);
     const written = this.#last.then(() => writeLater(this.#fd, offset, source, 0));
     this.#last = written.catch(() => undefined);

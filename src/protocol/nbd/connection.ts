@@ -28,6 +28,8 @@ export class Connection implements ByteSink {
   readonly info: NegotiatedExport;
   /** Replies that arrived. */
   answered = 0;
+  /** Why it was given up. */
+  failure: Error | undefined;
   readonly #channel: ByteChannel;
   readonly #onLoss: LossListener;
   readonly #contextId: number | undefined;
@@ -63,8 +65,10 @@ export class Connection implements ByteSink {
     this.#extended = info.style === 'extended';
     this.#timeoutMs = timeoutMs;
     this.#onLoss = onLoss;
-    channel.beginTransmission(this);
   }
+
+  /** Takes replies from now on. What came with the last word of the handshake may end the connection before this returns. */
+  begin(): void { this.#channel.beginTransmission(this); }
 
   get alive(): boolean { return !this.#over; }
   get idle(): boolean { return this.#inFlight.size === 0 && this.#unsent.length === 0; }
@@ -92,6 +96,7 @@ export class Connection implements ByteSink {
   abandon(error: Error): void {
     if (this.#over) return;
     this.#over = true;
+    this.failure = error;
     this.#stopWatch();
     this.#channel.destroy();
     const unanswered = [...this.#inFlight.values(), ...this.#unsent];

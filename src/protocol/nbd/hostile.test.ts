@@ -1,9 +1,9 @@
 /** The client against servers that break the protocol: every one ends in an error, soon, and with bounded memory. */
-import { rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import { BlockError } from '../../block/errors.js';
 import { BlockGraph } from '../../block/graph.js';
 import type { BlockBackend } from '../../block/child.js';
@@ -16,7 +16,9 @@ import { nbd } from './index.js';
 import { testSeed } from '../../../test/support/seed.js';
 
 const size = 1024 * 1024;
-const path = join(tmpdir(), `vdisk-hostile-${process.pid}.sock`);
+const folder = mkdtempSync(join(tmpdir(), 'vdisk-hostile-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+const path = join(folder, 'socket');
 let server: net.Server | undefined;
 const sockets = new Set<net.Socket>();
 
@@ -122,6 +124,7 @@ describe('in the handshake', () => {
     ['silence at GO', onGo('silent'), /^Failed to connect to .*: Connection timed out$/],
     ['gone at GO', onGo('close'), /^Failed to read option reply: (Unexpected end-of-file before all data were read|Unable to read from socket: Connection reset by peer)$/],
     ['garbage at GO', onGo(Buffer.alloc(20, 0x55)), /^Unexpected option reply magic$/],
+    ['garbage behind the last word', onGo(concat(honestAnswer(Option.GO), Buffer.alloc(20, 0x55))), /^Failed to read reply: invalid magic number in a reply$/],
     ['answer to another option', onGo(reply(6, OptionReply.ACK)), /^Unexpected option type 6 \(info\), expected 7 \(go\)$/],
     ['no export information', onGo(reply(Option.GO, OptionReply.ACK)), /^broken server omitted NBD_INFO_EXPORT$/],
     ['a reply of 2 GiB', onGo(lie(OptionReply.INFO, 0x7fffffff)), /^option reply of 2147483647 bytes is too long$/],
@@ -365,8 +368,8 @@ describe('streams with random damage', () => {
         },
       });
       const target = new Uint8Array(4096);
-      const disk = await open({ timeout: 1 }).catch((error: unknown) => error);
-      const outcome = disk instanceof Error ? disk : await Promise.resolve((disk as BlockBackend).read(8192, target)).then(() => 'data', (error: unknown) => error);
+      const attempt = async (): Promise<unknown> => (await open({ timeout: 1 })).read(8192, target);
+      const outcome = await attempt().then(() => 'data', (error: unknown) => error);
       if (outcome === 'data') kinds.data++;
       else {
         expect(outcome, `seed ${seed}`).toBeInstanceOf(BlockError);

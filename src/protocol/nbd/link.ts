@@ -111,22 +111,21 @@ export class Link {
 
   #adopt(channel: ByteChannel, info: NegotiatedExport, timeoutMs: number): void {
     const { context } = this.#settings;
-    let lost = false;
-    const connection: Connection = new Connection(channel, info, context === undefined ? undefined : info.contexts.get(context), timeoutMs, (error, unanswered) => {
-      lost = true;
-      this.#lost(connection, error, unanswered);
-    });
+    const connection: Connection = new Connection(channel, info, context === undefined ? undefined : info.contexts.get(context), timeoutMs,
+      (error, unanswered) => this.#lost(connection, error, unanswered));
     this.#info = info;
-    if (!lost) this.#connection = connection;
-    else throw new BlockError('CONNECTION_LOST', 'Failed to read reply: Unexpected end-of-file before all data were read');
+    this.#connection = connection;
+    connection.begin();
+    const { failure } = connection;
+    if (failure !== undefined) throw new BlockError('CONNECTION_LOST', `Failed to read reply: ${failure.message}`, { driver: 'nbd' }, failure);
   }
 
-  #lost(connection: Connection | undefined, error: Error, unanswered: NbdRequest[]): void {
-    if (connection !== undefined && this.#connection === connection) this.#connection = undefined;
+  #lost(connection: Connection, error: Error, unanswered: NbdRequest[]): void {
+    if (this.#connection === connection) this.#connection = undefined;
     const now = clockMs();
     this.#lostAt = now;
     // A server that answers nothing before it goes again must not keep us busy.
-    this.#pauseMs = connection !== undefined && connection.answered > 0 ? 0 : Math.min(Math.max(2 * this.#pauseMs, firstPauseMs), longestPauseMs);
+    this.#pauseMs = connection.answered > 0 ? 0 : Math.min(Math.max(2 * this.#pauseMs, firstPauseMs), longestPauseMs);
     for (const request of unanswered) {
       if (request.deadline === 0) request.deadline = now + this.#settings.reconnectDelayMs;
       if (this.#closed || error instanceof ProtocolViolation || request.deadline <= now) request.abandon(error);

@@ -1,10 +1,12 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import type { OpenContext } from '../../block/driver.js';
 import { nullAio, nullCo, type NullOptions } from './index.js';
 
 const open = async (options: NullOptions) => nullCo.open({ options } as OpenContext<NullOptions>);
 
 describe('null', () => {
+  afterEach(() => { vi.useRealTimers(); });
+
   it('is 1 GiB of zeroes that keeps nothing', async () => {
     const ops = await open({});
     expect(ops.size).toBe(2 ** 30);
@@ -21,9 +23,13 @@ describe('null', () => {
 
   it('waits for latency-ns', async () => {
     const ops = await open({ 'latency-ns': 20_000_000 });
-    const start = performance.now();
-    await ops.read(0, new Uint8Array(1), 0);
-    expect(performance.now() - start).toBeGreaterThan(15);
+    vi.useFakeTimers();
+    let done = false;
+    void Promise.resolve(ops.read(0, new Uint8Array(1), 0)).then(() => { done = true; });
+    await vi.advanceTimersByTimeAsync(19);
+    expect(done).toBe(false);
+    await vi.advanceTimersByTimeAsync(1);
+    expect(done).toBe(true);
     await expect(open({ 'latency-ns': -1 })).rejects.toThrow('latency-ns is invalid');
   });
 

@@ -3,7 +3,7 @@ import { promises } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { BlockOps, type BlockLimits, type Capabilities, type LayerExtent, unlimited } from '../../block/driver.js';
 import { BlockError, Errno, systemError } from '../../block/errors.js';
-import type { MaybePromise } from '../../util/maybe.js';
+import { together, type MaybePromise } from '../../util/maybe.js';
 import { commitChanges, type KnownPath } from './commit.js';
 import { fatEntries } from './fat.js';
 import { headSector, sectorSize, type FatGeometry } from './geometry.js';
@@ -56,7 +56,10 @@ export class VvfatOps extends BlockOps {
   }
 
   #read(offset: number, target: Uint8Array): MaybePromise<void> {
-    const waiting: Promise<void>[] = [];
+    return together(this.#pieces(offset, target));
+  }
+
+  *#pieces(offset: number, target: Uint8Array): Iterable<MaybePromise<void>> {
     for (let done = 0; done < target.length;) {
       const sector = (offset + done) / sectorSize;
       const piece = this.#piece(sector, (target.length - done) / sectorSize);
@@ -67,10 +70,9 @@ export class VvfatOps extends BlockOps {
       }
       const part = target.subarray(done, done + piece.sectors * sectorSize);
       if (piece.kind === 'zero') part.fill(0);
-      else waiting.push(readFile(piece.extent, piece.at, part));
+      else yield readFile(piece.extent, piece.at, part);
       done += part.length;
     }
-    return waiting.length === 0 ? undefined : Promise.all(waiting).then(() => undefined);
   }
 
   override write(offset: number, source: Uint8Array): MaybePromise<void> {

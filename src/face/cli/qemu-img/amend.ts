@@ -35,9 +35,9 @@ export async function main(argv: string[]): Promise<number> {
   checkImageOptions({ imageOpts, format });
 
   const progress = new Progress(showProgress && !quiet);
-  progress.report(0, 1);
   try {
     const image = await openImage(filename, { format, imageOpts, cache, writable: true, resize: true });
+    progress.report(0, 1);
     if (help) return await withImage(image, async ({ node }) => printHelp(node.driver));
     await withImage(image, () => amendImage(image, optionText, { force, progress: (done, total) => progress.report(done, total) }));
     progress.report(1, 1);

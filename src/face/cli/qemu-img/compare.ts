@@ -2,7 +2,7 @@
 import type { BlockBackend } from '../../../block/child.js';
 import { BlockError } from '../../../block/errors.js';
 import { CompareError, compareImages, type Difference } from '../../../image/compare.js';
-import { CliError, reportFailure, say, setQuiet, usageError } from '../output.js';
+import { CliError, hintOf, reportFailure, say, setQuiet, usageError } from '../output.js';
 import { cacheArgument, openImage, type ImageSource } from '../open.js';
 import { Progress } from '../progress.js';
 import { checkImageOptions, VerbOptions } from './options.js';
@@ -29,13 +29,13 @@ export async function main(argv: string[]): Promise<number> {
   const [first, second] = options.operands as [string, string];
 
   const progress = new Progress(showProgress && !quiet, 2);
-  progress.report(0, 1);
   let [a, b]: (BlockBackend | undefined)[] = [];
   try {
     const source: ImageSource = { imageOpts, forceShare, cache: cacheArgument(cacheName, 'source cache') };
     checkImageOptions({ imageOpts, format: format ?? secondFormat });
     a = await openImage(first, { ...source, format });
     b = await openImage(second, { ...source, format: secondFormat });
+    progress.report(0, 1);
     if (strict && a.size !== b.size) {
       say('Strict mode: Image size mismatch!\n');
       return 1;
@@ -70,7 +70,12 @@ async function compare(a: BlockBackend, b: BlockBackend, names: readonly [string
     if (!(error instanceof CompareError)) throw error;
     const name = names[error.image];
     throw error.step === 'read'
-      ? new CliError(`Error while reading offset ${error.offset} of ${name}: ${error.message}`, { exitCode: 4, cause: error })
+      ? new CliError(`Error while reading offset ${error.offset} of ${name}: ${error.message}`, { exitCode: 4, cause: error, ...hintBelow(error) })
       : new CliError(`Sector allocation test failed for ${name}`, { exitCode: 3, cause: error });
   }
+}
+
+function hintBelow({ cause }: CompareError): { hint?: string } {
+  const hint = cause instanceof BlockError ? hintOf(cause) : undefined;
+  return hint === undefined ? {} : { hint };
 }

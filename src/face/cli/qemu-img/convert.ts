@@ -1,6 +1,7 @@
 /** qemu-img convert */
 import { protocolOf } from '../../../block/create.js';
 import type { BlockBackend } from '../../../block/child.js';
+import type { BlockGraph } from '../../../block/graph.js';
 import { Perm } from '../../../block/driver.js';
 import { parseKeyValues, type Options } from '../../../block/key-values.js';
 import { convertImages } from '../../../image/convert.js';
@@ -134,14 +135,15 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
   const finished: (() => void)[] = [];
   const tell = settings.has('quiet') ? undefined : warn;
   if (sources.some(({ size }) => size >= longCopy)) keepToOneThread();
+  const graph = await sharedGraph();
   try {
-    await convertImages(await sharedGraph(), {
+    await convertImages(graph, {
       sources,
       create: create ? { filename, format: format!, optionText, backing: settings.backing, backingFormat: settings.backingFormat } : undefined,
       backing: settings.backing,
       openTarget: () => openImage(filename, {
         format, imageOpts, cache: cacheArgument(settings.targetCache), writable: true, options: { discard: 'unmap' },
-        ...(create && { driverOptions: keySecrets(optionText) }),
+        ...(create && { driverOptions: newImageOptions(graph, format!, optionText) }),
       }),
       targetIsZero: settings.has('target-is-zero'),
       compress: settings.has('compress'),
@@ -154,6 +156,7 @@ async function convert(settings: Settings, optionText: string | undefined, sourc
         offload: settings.has('copy-range-offloading'),
         salvage: settings.has('salvage') ? tell ?? (() => undefined) : undefined,
         progress: (done, total) => progress.report(done, total),
+        progressByPlace: !progress.shown,
       },
       warn: tell,
       creating: (made) => finished.push(removeOnInterrupt(made)),
@@ -192,8 +195,9 @@ async function help(format: string, filename: string | undefined): Promise<numbe
   return 0;
 }
 
-/** What an image that was made encrypted needs to be opened; undefined for others. */
-function keySecrets(optionText: string | undefined): Options | undefined {
+/** What a new image is opened with: what suits filling it, and the keys of one that was made encrypted; undefined for others. */
+function newImageOptions(graph: BlockGraph, format: string, optionText: string | undefined): Options | undefined {
   const secrets = [...parseKeyValues(optionText ?? '').values].filter(([name]) => name.endsWith('key-secret'));
-  return secrets.length === 0 ? undefined : Object.fromEntries(secrets);
+  const options = { ...creatableFormat(graph, format).fillOptions, ...Object.fromEntries(secrets) };
+  return Object.keys(options).length === 0 ? undefined : options;
 }

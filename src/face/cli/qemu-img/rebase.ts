@@ -53,11 +53,9 @@ export async function main(argv: string[]): Promise<number> {
       if (compress && !compresses) throw new CliError('Compression not supported for this file format');
       if (backingFormat !== undefined && graph.drivers.get(backingFormat) === undefined) throw new CliError(`Invalid format name: '${backingFormat}'`);
       if (unfiltered(image.node).facet('formatInfo') === undefined) throw new CliError('could not get block driver info');
-      let identity: IdentityFacet | undefined;
-      if (!unsafe) {
-        const target = { filename: backing!, format: backingFormat, cache: sourceCache, forceShare };
-        identity = await keepContent(graph, image, target, compress, (done, total) => progress.report(done, total));
-      }
+      const target = { filename: backing ?? '', format: backingFormat, cache: sourceCache, forceShare };
+      const identity = unsafe ? await identityOf(image, target)
+        : await keepContent(graph, image, target, compress, (done, total) => progress.report(done, total));
       await changeReference(image, backing, backingFormat, identity);
     });
     progress.report(1, 1);
@@ -82,9 +80,21 @@ async function keepContent(graph: BlockGraph, image: BlockBackend, wanted: NewBa
   }
 }
 
-async function openNewBacking(image: BlockBackend, { filename, format, cache, forceShare }: NewBacking): Promise<BlockBackend> {
+/** How the new backing file is known again, where the image's format wants that and the file can be opened. */
+async function identityOf(image: BlockBackend, wanted: NewBacking): Promise<IdentityFacet | undefined> {
+  if (wanted.filename === '' || unfiltered(image.node).facet('backing')?.adoptsUnchecked !== true) return undefined;
   try {
-    const options = { readOnly: true, take: Perm.CONSISTENT_READ, forceShare, cache, ...(format !== undefined && { driver: format }) };
+    await using backing = await openNewBacking(image, wanted, { noBacking: true });
+    return backing.facet('identity');
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    return undefined;
+  }
+}
+
+async function openNewBacking(image: BlockBackend, { filename, format, cache, forceShare }: NewBacking, mode: { readonly noBacking?: boolean } = {}): Promise<BlockBackend> {
+  try {
+    const options = { ...mode, readOnly: true, take: Perm.CONSISTENT_READ, forceShare, cache, ...(format !== undefined && { driver: format }) };
     return await (await sharedGraph()).openBackend(resolveReference(filename, placeOf(image.node) ?? image.node.filename), options);
   } catch (error) {
     throw prefixed(`Could not open new backing file '${filename}'`, error);
@@ -93,10 +103,10 @@ async function openNewBacking(image: BlockBackend, { filename, format, cache, fo
 
 async function changeReference(image: BlockBackend, backing: string | undefined, format: string | undefined, identity: IdentityFacet | undefined): Promise<void> {
   const failed = (reason: string): CliError => new CliError(`Could not change the backing file to '${backing ?? '(null)'}': ${reason}`);
-  const facet = unfiltered(image.node).facet('backing');
-  if (facet === undefined) throw failed('Operation not supported');
   const removed = backing === undefined || backing === '';
   if (!removed && format === undefined) throw failed('backing format must be specified');
+  const facet = unfiltered(image.node).facet('backing');
+  if (facet === undefined) throw failed('Operation not supported');
   try {
     await (removed ? facet.change(undefined, undefined) : facet.change(backing, format, identity));
   } catch (error) {

@@ -1,5 +1,5 @@
 /** qemu-img snapshot */
-import { BlockError, Errno, strerror } from '../../../block/errors.js';
+import { BlockError, strerror } from '../../../block/errors.js';
 import type { BlockNode } from '../../../block/node.js';
 import { snapshotInfo } from '../../../image/info.js';
 import { findSnapshot, snapshotsOf } from '../../../image/snapshot.js';
@@ -70,13 +70,10 @@ const run = {
   async apply(node: BlockNode, name: string): Promise<void> {
     const facet = node.facet('snapshots');
     if (facet === undefined) throw new BlockError('NOT_SUPPORTED', 'Block driver does not support snapshots');
-    const found = findSnapshot(facet, name);
-    const failed = (errno: number, cause?: unknown): BlockError => new BlockError('NOT_FOUND', `Failed to load snapshot: ${strerror(errno)}`, { errno }, cause);
-    if (found === undefined) throw failed(Errno.ENOENT);
-    await facet.apply(found.id).catch((error: unknown) => {
-      if (!(error instanceof BlockError)) throw error;
+    await facet.apply(findSnapshot(facet, name)?.id ?? name).catch((error: unknown) => {
+      if (!(error instanceof BlockError) || error.code === 'IN_USE') throw error;
       if (error.code === 'CORRUPT_IMAGE') reportError(error.message);
-      throw failed(error.errno, error);
+      throw new BlockError('NOT_FOUND', `Failed to load snapshot: ${strerror(error.errno)}`, { errno: error.errno }, error);
     });
   },
   async delete(node: BlockNode, name: string): Promise<void> {

@@ -50,7 +50,7 @@ describe('requests', () => {
     ['write 1M 512', 'write failed: Input/output error\n'], ['readv 1M 512', 'readv failed: Input/output error\n'],
     ['write 0 xyz', 'Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- xyz\n'],
     ['write -- -1 512', 'Parsing error: argument too large -- -1\n'], ['read 9223372036854775808 1', 'Parsing error: argument too large -- 9223372036854775808\n'],
-    ['write -P 256 0 512', '256 is not a valid pattern byte\n'], ['write -u 0 4k', '-u requires -z to be specified\n'],
+    ['write -P 256 0 512', '256 is not a valid pattern byte\n'], ['write -P 08 0 512', '08 is not a valid pattern byte\n'], ['write -u 0 4k', '-u requires -z to be specified\n'],
     ['write -z -P 5 0 512', 'Only one of -z, -P, and -s can be specified at the same time\n'],
     ['write -c 0 512', 'write failed: Operation not supported\n'], ['write -b 1 512', "1 is not a sector-aligned value for 'offset'\n"],
     ['read -b 0 512', 'read failed: Operation not supported\n'], ['write 0 3G', 'length cannot exceed 2147483136 without -n, given 3G\n'],

@@ -19,8 +19,9 @@ export function parseQuantity(text: string): number {
 
 /** A byte to fill buffers with, or to expect: decimal, octal or hexadecimal. */
 export function parsePattern(text: string): number {
-  const value = /^0[0-7]+$/.test(text) ? Number.parseInt(text, 8) : /^(0[xX][0-9a-fA-F]+|\d+)$/.test(text) ? Number(text) : -1;
-  if (value < 0 || value > 255) throw new CommandFailure(`${text} is not a valid pattern byte`);
+  const digits = /^\s*\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)$/.exec(text)?.[1];
+  const value = digits === undefined ? NaN : /^0[0-7]/.test(digits) ? Number.parseInt(digits, 8) : Number(digits);
+  if (!(value <= 255)) throw new CommandFailure(`${text} is not a valid pattern byte`);
   return value;
 }
 

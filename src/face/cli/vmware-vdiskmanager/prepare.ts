@@ -1,7 +1,7 @@
 /** Zeroes the free space of a mounted file system, so that its disk can be shrunk afterwards. */
 import { closeSync, fsyncSync, mkdtempSync, openSync, rmSync, statfsSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { setImmediate } from 'node:timers/promises';
+import { eventsHandled } from '../../../platform/bytes.js';
 import { CliError } from '../output.js';
 
 const piece = new Uint8Array(4 << 20);
@@ -27,7 +27,7 @@ export async function zeroFreeSpace(directory: string, { signal, onProgress }: {
         done += bytes;
         const now = Math.min(99, Math.floor(done / total * 100));
         if (now > percent) onProgress({ percent: percent = now });
-        await setImmediate(); // lets signals through
+        await eventsHandled();
         signal.throwIfAborted();
       });
       if (full || written === 0) break;

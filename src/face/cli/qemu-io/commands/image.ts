@@ -63,7 +63,7 @@ export const info: Command = {
     const facts = node.facet('formatInfo');
     if (facts === undefined && !storedInFile(node)) return false;
     io.out(`cluster size: ${formatQuantity(facts?.clusterSize ?? 0)}\nvm state offset: ${formatQuantity(facts?.vmStateOffset ?? 0)}\n`);
-    const specific = shown.driver.kind === 'format' ? facts?.specific() : undefined;
+    const specific = shown.driver.kind === 'format' ? shown.facet('formatInfo')?.specific() : undefined;
     if (specific && Object.keys(specific.data).length > 0) {
       const { dictionaryLines } = await import('../../qemu-img/info-text.js');
       io.out(`Format specific information:\n${dictionaryLines(specific.data, '    ').map((line) => `${line}\n`).join('')}`);
