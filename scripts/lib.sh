@@ -107,7 +107,7 @@ formats=(raw qcow2 qcow qed vdi vpc vhdx vmdk parallels luks bochs cloop dmg vvf
 suite_copy=
 
 # iotests FORMAT SECONDS [FILE]: QEMU's own suite as a black box, where it lies beside the project: the tests that need no more than
-# image tools and an NBD server, without those that FILE lists.
+# image tools and an NBD server, without those that FILE names for the format.
 iotests() {
   local format=$1 limit=$2 left_out=${3-} suite=../shared/iotests need list output status sums
   section "QEMU's iotests: $format"
@@ -125,7 +125,7 @@ iotests() {
     [ ! -f "$suite/lists/$format.$need.txt" ] || cat "$suite/lists/$format.$need.txt"
   done | sed 's/#.*//; s/[[:space:]]*$//; /^$/d' >"$list"
   if [ -f "$left_out" ]; then
-    sed 's/#.*//; s/[[:space:]]*$//; /^$/d' "$left_out" | grep -vxFf - "$list" >"$list.kept"
+    awk -v format="$format" '!/^#/ { for (i = 2; i <= NF; i++) if ($i == format) print $1 }' "$left_out" | grep -vxFf - "$list" >"$list.kept"
     mv "$list.kept" "$list"
   fi
   QEMU_IMG_PROG=$PWD/bin/qemu-img QEMU_IO_PROG=$PWD/bin/qemu-io QEMU_NBD_PROG=$PWD/bin/qemu-nbd QSD_PROG=stub QEMU_PROG=stub \

@@ -10,6 +10,7 @@ import { BlockError } from '../block/errors.js';
 import { BlockGraph, type OpenOptions, type OpenSpec } from '../block/graph.js';
 import { chainStatus } from '../block/status.js';
 import { DriverRegistry } from '../block/registry.js';
+import { firstDifference } from '../platform/bytes.js';
 import { passthrough } from './passthrough.js';
 import { seededRandom } from './random.js';
 
@@ -273,7 +274,7 @@ async function expectContent(disk: BlockBackend, expected: Uint8Array): Promise<
 }
 
 function expectEqual(seen: Uint8Array, expected: Uint8Array, offset: number, where = ''): void {
-  const at = seen.findIndex((byte, index) => byte !== expected[index]);
+  const at = firstDifference(seen, expected);
   check(at === -1, `content differs at ${offset + at}: ${seen[at]}, expected ${expected[at]} ${where}`);
 }
 

@@ -1,5 +1,6 @@
 /** Runs a random workload on a format over a recorder and judges the states a power cut could leave. */
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BlockBackend } from '../../src/block/child.js';
@@ -64,29 +65,49 @@ export type RunCommand = (command: string) => Promise<{ readonly status: number;
 const scratch = mkdtempSync(join(scratchFolder, 'vdisk-crash-'));
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
 
+/** What a state holds, whenever it was left. */
+interface Found {
+  /** The foreign judge's, where it finds fault. */
+  readonly verdict: string | undefined;
+  /** What guests read, or why they cannot. */
+  readonly content: Uint8Array | string;
+}
+
+/** Bytes of guest content that are kept while states are explored. */
+const rememberedBytes = 1 << 27;
+
 /** Resolves with the failures found: one line each, with what rebuilds the state. */
 export async function explore(setup: CrashSetup): Promise<string[]> {
   const { recording, history, shrinking } = await workload(setup);
   const random = seededRandom(setup.seed * 7 + 3);
   const failures: string[] = [];
   const states = crashStates(recording, random);
+  // two states in five hold the bytes of an earlier one: those are looked at once
+  const known = new Map<string, Promise<Found>>();
+  const lookAt = async (image: Uint8Array, slot: number, shell: Shell | undefined): Promise<Found> => {
+    let verdict: string | undefined;
+    if (setup.judge && shell) {
+      const file = join(scratch, `${process.pid}-${slot}.img`);
+      writeFileSync(file, image);
+      verdict = await setup.judge((command) => shell.run(command), file, image);
+    }
+    return { verdict, content: await readBack(setup, image).catch((error: unknown) => String(error)) };
+  };
   const worker = async (slot: number): Promise<void> => {
     const shell = new Shell();
     while (taken++ < setup.states && failures.length < 5) {
       const state = states.next().value;
       const where = `seed ${setup.seed}, ${JSON.stringify(setup.createOptions)}, ${state.description}`;
-      if (setup.judge && taken % (setup.judgeEvery ?? 1) === 0) {
-        const file = join(scratch, `${process.pid}-${slot}.img`);
-        writeFileSync(file, state.image);
-        const verdict = await setup.judge((command) => shell.run(command), file, state.image);
-        if (verdict !== undefined) failures.push(`${where}: ${verdict}`);
-      }
-      const content = await readBack(setup, state.image).catch((error: unknown) => String(error));
+      const digest = createHash('sha1').update(state.image).digest('base64');
+      const looking = known.get(digest) ?? lookAt(state.image, slot, taken % (setup.judgeEvery ?? 1) === 0 ? shell : undefined);
+      if (known.size * setup.size < rememberedBytes) known.set(digest, looking);
+      const { verdict, content } = await looking;
+      if (verdict !== undefined) failures.push(`${where}: ${verdict}`);
       if (typeof content === 'string') failures.push(`${where}: cannot be read: ${content}`);
       else if (setup.contentMayBeLost !== true) {
         const { shrinksTo = 0, cutOffMayChange = 0 } = setup;
-        if (state.time > shrinking.from && state.time < shrinking.to) content.fill(0, shrinksTo, shrinksTo + cutOffMayChange);
-        const illegal = history.firstIllegal(content, state.time);
+        const cutOff = state.time > shrinking.from && state.time < shrinking.to;
+        const illegal = history.firstIllegal(cutOff ? content.slice().fill(0, shrinksTo, shrinksTo + cutOffMayChange) : content, state.time);
         if (illegal !== undefined) failures.push(`${where}: guest offset ${illegal} holds what was never there or lost what was flushed`);
       }
     }

@@ -4,12 +4,11 @@ import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { addObject } from '../../src/face/cli/objects.js';
+import { share } from '../support/cases.js';
 import { runHere } from '../support/in-process.js';
 import { oracleTool, runProgram } from '../support/peers.js';
 
 const oracle = oracleTool('qemu-img');
-/** Of so many cases one is run, unless VDISK_CASES=all: QEMU takes its time for each passphrase. */
-const step = process.env['VDISK_CASES'] === 'all' ? 1 : 4;
 const passphrases = ['a', 'b', 'c', 'empty'];
 const objects = passphrases.map((name) => `secret,id=${name},data=${name === 'empty' ? '' : name}`);
 const secrets = objects.flatMap((object) => ['--object', object]);
@@ -86,8 +85,8 @@ describe.skipIf(oracle === undefined).each(['luks', 'qcow2'] as const)('amend of
   });
 
   const asked = Object.entries(cases).flatMap(([image, all]) => all.map((options) => [image, options] as const));
-  // in qcow2 the same code is at work behind a prefix
-  it.each(asked.filter((_, index) => index % (step * (format === 'luks' ? 1 : 3)) === 0))('%s: %s', async (image, given) => {
+  // QEMU takes its time for each passphrase, and in qcow2 the same code is at work behind a prefix
+  it.each(share(asked, format === 'luks' ? 4 : 12))('%s: %s', async (image, given) => {
     const force = given.startsWith('--force ');
     const options = `${given.replace('--force ', '')}${given.includes('active,new-secret') && !given.includes('iter-time') ? ',iter-time=10' : ''}`;
     copyFileSync(file(image), file('theirs'));

@@ -14,6 +14,7 @@ import { applySteps, dirtyRanges, DiskModel, stepParameters, type Step } from '.
 import { runHere } from '../support/in-process.js';
 import { listens } from '../support/nbd-servers.js';
 import { settle, ToolFolder, until } from '../support/our-tools.js';
+import { share } from '../support/cases.js';
 import { havePeers, oracleTool } from '../support/peers.js';
 
 const MiB = 1 << 20;
@@ -259,17 +260,17 @@ describe.skipIf(!usable)('qcow2', () => {
       if (layout.snapshots !== false) await expectSnapshot(ours, image, 'one', before);
       await expectSameWords(image);
     });
+  });
 
-    it('written by the peer, changed by us; written by us, changed by the peer', async () => {
-      const theirs = newName(layout);
-      writeWith(newest, layout, theirs);
-      expectSound(theirs, await change(ours, layout, theirs));
-      const image = newName(layout);
-      await writeThroughLibrary(layout, image);
-      const changed = await change(newest, layout, image);
-      await expectWeRead(image, changed, undefined);
-      await expectSameWords(image);
-    });
+  it.each(share(layouts, 2))('$name: written by the peer, changed by us; written by us, changed by the peer', async (layout) => {
+    const theirs = newName(layout);
+    writeWith(newest, layout, theirs);
+    expectSound(theirs, await change(ours, layout, theirs));
+    const image = newName(layout);
+    await writeThroughLibrary(layout, image);
+    const changed = await change(newest, layout, image);
+    await expectWeRead(image, changed, undefined);
+    await expectSameWords(image);
   });
 
   it('an image left open by a killed peer is checked and repaired in the same words', () => {

@@ -5,6 +5,7 @@ import { DriverRegistry } from '../../block/registry.js';
 import type { BlockBackend } from '../../block/child.js';
 import type { CheckResult } from '../../block/facets.js';
 import type { OptionValue } from '../../block/options.js';
+import { firstDifference } from '../../platform/bytes.js';
 import { Recording, recorderDriver } from '../../testing/recorder.js';
 import { seededRandom } from '../../testing/random.js';
 import { checksum, footerSize } from './header.js';
@@ -73,7 +74,7 @@ function withEntry(image: Uint8Array, block: number, entry: number): Uint8Array 
 /** Much faster than toEqual. */
 function expectBytes(found: Uint8Array, expected: Uint8Array): void {
   expect(found.length).toBe(expected.length);
-  const at = found.findIndex((byte, index) => byte !== expected[index]);
+  const at = firstDifference(found, expected);
   expect(at, `bytes differ at ${at}`).toBe(-1);
 }
 const filled = (length: number, ...parts: readonly (readonly [offset: number, length: number, value: number])[]): Uint8Array => {

@@ -234,7 +234,7 @@ describe('in transmission', () => {
 
   test('silence', async () => {
     await listen({});
-    const disk = await open();
+    const disk = await open({ timeout: 2 });
     const all = await Promise.all(Array.from({ length: 5 }, (_, index) => errorOf(Promise.resolve(disk.read(4096 * index, new Uint8Array(512))))));
     for (const error of all) expect((error.cause as Error).message).toMatch(/^The server did not answer for/);
     await disk.close().catch(() => undefined);
