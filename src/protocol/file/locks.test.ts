@@ -1,5 +1,5 @@
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -45,13 +45,22 @@ async function refusal(attempt: Promise<unknown>): Promise<BlockError> {
   return error as BlockError;
 }
 
-/** Bytes of the file that are read-locked by anyone. */
+/** Bytes of the file that we or the peer hold read-locked. The list of all locks, /proc/locks, is not to be had at one moment. */
 function lockedBytes(): number[] {
-  const { ino } = statSync(path);
-  return readFileSync('/proc/locks', 'utf8').split('\n').flatMap((line) => {
-    const [, start, end] = /OFDLCK .* READ .*:(?:\d+) (\d+) (\d+)$/.exec(line.includes(`:${ino} `) ? line : '') ?? [];
-    return start === undefined ? [] : Array.from({ length: Number(end) - Number(start) + 1 }, (_, index) => Number(start) + index);
-  }).sort((a, b) => a - b);
+  const bytes = new Set<number>();
+  for (const pid of [process.pid, ...(peer === undefined ? [] : [peer.pid!])]) {
+    for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+      try {
+        if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== path) continue;
+        for (const [, first, last] of readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8').matchAll(/^lock:.* OFDLCK .* READ .* (\d+) (\d+)$/gm)) {
+          for (let byte = Number(first); byte <= Number(last); byte++) bytes.add(byte);
+        }
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error; // closed meanwhile
+      }
+    }
+  }
+  return [...bytes].sort((a, b) => a - b);
 }
 
 /** A qemu-io that has the image open until the test ends. */
