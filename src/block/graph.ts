@@ -284,7 +284,7 @@ export class BlockGraph {
       let probed = false;
       if (driverName === undefined) {
         if (options['file'] === undefined) throw new BlockError('INVALID_ARGUMENT', 'Must specify either driver or file');
-        const file = await this.#openChildNode('file', options['file'], { ...own, ...childInheritance(own), protocol: true });
+        const file = await this.#openChildNode('file', options['file'], { ...childInheritance(own), protocol: true });
         delete options['file'];
         opened.push(new BlockChild('file', 'image', file));
         driverName = await this.#probe(file, own);
@@ -317,7 +317,7 @@ export class BlockGraph {
         delete options[childName];
         if (own.mode.noIo && role === 'data' && optional) continue;
         for (const [place, each] of many ? membersOf(childName, reference) : [[childName, reference] as const]) {
-          const childNode = await this.#openChildNode(place, each, { ...own, ...childInheritance(own), protocol: !mayProbe });
+          const childNode = await this.#openChildNode(place, each, { ...childInheritance(own), protocol: !mayProbe });
           this.#link(node, place, role, childNode);
           childNode.holds--;
         }

@@ -98,9 +98,12 @@ export function takeCommon(options: Record<string, unknown>, inherited: Inherite
   };
 }
 
-/** A format's own file takes discards whatever the guest may do, and is not scanned for zeroes again. */
-export function childInheritance(inherited: Inherited): Pick<Inherited, 'settings'> {
-  return { settings: { ...inherited.settings, discard: 'unmap', detectZeroes: 'off' } };
+/**
+ * A format's own file takes discards whatever the guest may do, and is not scanned for zeroes again. Leaving out the backing chain is
+ * said of the image that was asked for: one below it, of which it shows a part, has its own.
+ */
+export function childInheritance(inherited: Inherited): Inherited {
+  return { ...inherited, settings: { ...inherited.settings, discard: 'unmap', detectZeroes: 'off' }, mode: { ...inherited.mode, noBacking: false } };
 }
 
 /** What the user gave for children that the image's metadata names. */

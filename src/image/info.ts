@@ -38,7 +38,7 @@ export type NodeInfo = {
   readonly children: readonly { readonly name: string; readonly info: NodeInfo }[];
 };
 
-/** Facts about a node and what it stands on. Its backing chain is not followed. */
+/** Facts about a node and all that is open below it. */
 export async function imageInfo(node: BlockNode): Promise<NodeInfo> {
   const format = node.facet('formatInfo');
   const backing = node.facet('backing');
@@ -47,9 +47,7 @@ export async function imageInfo(node: BlockNode): Promise<NodeInfo> {
   const actualSize = await allocatedSize(node);
   const children = [];
   // the peer's order: opened last, told first
-  for (const [name, child] of [...node.children].reverse()) {
-    if (child.role !== 'cow') children.push({ name, info: await imageInfo(child.node) });
-  }
+  for (const [name, child] of [...node.children].reverse()) children.push({ name, info: await imageInfo(child.node) });
   return {
     filename: node.filename,
     format: node.driver.name,

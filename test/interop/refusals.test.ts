@@ -1,4 +1,4 @@
-/** What both programs refuse, and say: names among options, targets that cannot be made, references that cannot be changed. */
+/** What both programs say of layers named by options, and refuse: names among options, targets that cannot be made, references that cannot be changed. */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ToolFolder, type Ended, type ToolName } from '../support/our-tools.js';
@@ -23,6 +23,8 @@ const opened = (options: string): readonly [ToolName, string[]] => ['qemu-io', [
 const commands: readonly (readonly [ToolName, readonly string[]])[] = [
   image('filename=a.qcow2'), image('driver=qcow2', 'filename=a.qcow2'), image('driver=raw', 'filename=a.qcow2'), image('driver=blkdebug', 'filename=a.qcow2'),
   image('driver=qcow2', 'file.filename=a.qcow2', 'filename=b'),
+  image('driver=raw', 'file.driver=qcow2', 'file.file.filename=o.qcow2'), image('driver=blkdebug', 'image.driver=qcow2', 'image.file.filename=o.qcow2'),
+  ['qemu-img', ['info', '--output=json', '--image-opts', 'driver=raw,size=64k,file.driver=qcow2,file.file.filename=o.qcow2']],
   ['qemu-img', ['info', 'json:{"driver": "qcow2", "filename": "a.qcow2"}']],
   ['qemu-img', ['info', 'json:{"filename": "a.qcow2"}']],
   length('driver=qcow2', 'file.filename=a.qcow2'), length('file.driver=qcow2', 'file.filename=a.qcow2'), length('driver=qcow2', 'file.driver=blkdebug', 'file.filename=a.qcow2'),
