@@ -71,7 +71,12 @@ function strongOptions(node: BlockNode): [string, unknown][] {
 /** Options that reopen the node and everything below that its own metadata does not name. */
 function describeOptions(node: BlockNode): Record<string, unknown> {
   const options: Record<string, unknown> = {};
-  for (const [name, child] of node.children) if (!node.implicit.has(name)) options[name] = describeOptions(child.node);
+  for (const [place, child] of node.children) {
+    if (node.implicit.has(place)) continue;
+    const [name, index] = place.split('.') as [string, string?];
+    if (index === undefined) options[name] = describeOptions(child.node);
+    else options[name] = [...(options[name] as unknown[] | undefined ?? []), describeOptions(child.node)];
+  }
   if (node.detached) options['backing'] = null;
   return { ...options, driver: node.driver.name, ...flattenOptions(Object.fromEntries(strongOptions(node)) as Options) };
 }

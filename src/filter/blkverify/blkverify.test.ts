@@ -38,7 +38,7 @@ describe('blkverify', () => {
   });
 
   it('takes its filename apart', () => {
-    expect(blkverify.parseFilename!('blkverify:a.raw:b.qcow2')).toEqual({ raw: { filename: 'a.raw' }, test: { filename: 'b.qcow2' } });
+    expect(blkverify.parseFilename!('blkverify:a.raw:b.qcow2')).toEqual({ raw: { filename: 'a.raw' }, test: { file: { filename: 'b.qcow2' } } });
     expect(() => blkverify.parseFilename!('blkverify:a.raw')).toThrow('blkverify requires raw copy and original image path');
   });
 });

@@ -7,13 +7,13 @@ export const blkverify: BlockDriver = {
   name: 'blkverify',
   kind: 'filter',
   options: {},
-  children: { test: { role: 'data', probed: true }, raw: { role: 'data' } },
+  children: { raw: { role: 'filtered' }, test: { role: 'data', probed: true } },
   protocolPrefixes: ['blkverify'],
   parseFilename(filename) {
-    if (!filename.startsWith('blkverify:')) return { test: { filename } };
+    if (!filename.startsWith('blkverify:')) return { test: { file: { filename } } };
     const [, raw, test] = /^blkverify:([^:]*):(.*)$/s.exec(filename) ?? [];
     if (raw === undefined || test === undefined) throw new BlockError('INVALID_ARGUMENT', 'blkverify requires raw copy and original image path', { filename });
-    return { raw: { filename: raw }, test: { filename: test } };
+    return { raw: { filename: raw }, test: { file: { filename: test } } };
   },
   open: ({ child }) => new BlkverifyOps(child('test')!, child('raw')!),
 };

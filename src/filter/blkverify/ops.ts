@@ -44,8 +44,9 @@ export class BlkverifyOps extends BlockOps {
     return this.#test.flush();
   }
 
+  /** The copy is the host of what is shown, as for the peer. */
   status(offset: number, length: number): LayerExtent {
-    return { kind: 'child', length, host: { child: this.#test, offset } };
+    return { kind: 'child', length, host: { child: this.#raw, offset } };
   }
 
   override filename(): string | undefined {
