@@ -19,6 +19,9 @@ describe('file names', () => {
   test.each([
     ['nbd+unix:///x', 'No valid URL specified'],
     ['nbd://host?socket=/a', 'No valid URL specified'],
+    ['nbd://host/x?y=1', 'No valid URL specified'],
+    ['nbd+unix:///x?socket=/a&tls-hostname=h', 'No valid URL specified'],
+    ['nbds://host/x?tls-psk-file=keys', "'nbds' has no parameter 'tls-psk-file', but tls-creds=ID and tls-hostname=NAME"],
     ['nbd:', 'NBD server address missing'],
     ['nbd:host', "error parsing address 'host'"],
     ['nbds://host/', "'nbds' needs TLS credentials: name them with tls-creds=ID"],

@@ -72,7 +72,7 @@ export function parseNbdFilename(filename: string): Record<string, unknown> {
 export function serverAddress(options: NbdOptions): SocketAddress {
   const { server, host, port, path } = options;
   if (server !== undefined) {
-    if (path !== undefined || host !== undefined || port !== undefined) throw invalid("'server' and path/host/port may not be used at the same time");
+    if (path !== undefined || host !== undefined || port !== undefined) throw invalid("Cannot use 'server' and path/host/port at the same time");
     return checkedServer(server);
   }
   if (path !== undefined && host !== undefined) throw invalid('path and host may not be used at the same time');

@@ -10,7 +10,7 @@ export interface NbdAddress {
   /** Empty: the default export. */
   readonly exportName: string;
   readonly tls: boolean;
-  /** Query parameters beside `socket` ('tls-psk-file', 'tls-certificates', 'tls-hostname', …). */
+  /** Query parameters beside `socket`: 'tls-creds' and 'tls-hostname', where the scheme encrypts. */
   readonly parameters: Readonly<Record<string, string>>;
 }
 
@@ -34,7 +34,11 @@ function parseUri(text: string): NbdAddress {
   const scheme = schemes[match?.[1] ?? ''];
   if (match === null || scheme === undefined) throw invalidUrl();
   const authority = match[2] ?? '';
-  const { socket, ...parameters } = parseQuery(match[4] ?? '');
+  const query = parseQuery(match[4] ?? '');
+  const known = [...(scheme.unix ? ['socket'] : []), ...(scheme.tls ? ['tls-creds', 'tls-hostname'] : [])];
+  const unknown = Object.keys(query).find((name) => !known.includes(name));
+  if (unknown !== undefined) throw scheme.tls ? new NbdAddressError(`'${match[1]}' has no parameter '${unknown}', but tls-creds=ID and tls-hostname=NAME`) : invalidUrl();
+  const { socket, ...parameters } = query;
   const common = { exportName: decodePart((match[3] ?? '').replace(/^\//, '')), tls: scheme.tls, parameters };
   if (scheme.unix) {
     if (authority !== '' || socket === undefined) throw invalidUrl();
@@ -42,7 +46,7 @@ function parseUri(text: string): NbdAddress {
   }
   const host = /^(?:[^@]*@)?(?:\[([^\]]+)\]|([^:]+))(?::(\d+))?$/.exec(authority);
   const port = host?.[3] ?? String(DEFAULT_PORT);
-  if (host === null || socket !== undefined || Number(port) > 65535) throw invalidUrl();
+  if (host === null || Number(port) > 65535) throw invalidUrl();
   return { server: { type: 'inet', host: host[1] ?? decodePart(host[2] ?? ''), port }, ...common };
 }
 
@@ -64,9 +68,9 @@ function decodePart(text: string): string {
 
 function parseLegacy(text: string): NbdAddress {
   if (!text.startsWith('nbd:')) throw new NbdAddressError("File name string for NBD must start with 'nbd:'");
-  const [, where = '', exportName = ''] = /^(.*?)(?::exportname=(.*))?$/s.exec(text.slice(4)) ?? [];
-  const common = { exportName, tls: false, parameters: {} };
-  if (where === '') throw new NbdAddressError('NBD server address missing');
+  const [, where = '', exportName] = /^(.*?)(?::exportname=(.*))?$/s.exec(text.slice(4)) ?? [];
+  const common = { exportName: exportName ?? '', tls: false, parameters: {} };
+  if (where === '' || exportName === '') throw new NbdAddressError('NBD server address missing');
   if (where.startsWith('unix:')) return { server: { type: 'unix', path: where.slice(5) }, ...common };
   const match = /^(?:\[([^\]]+)\]|([^:]*)):(.+)$/.exec(where);
   if (match === null) throw new NbdAddressError(`error parsing address '${where}'`);

@@ -120,13 +120,13 @@ describe('addresses', () => {
     ['nbd+unix://?socket=/tmp/s', { type: 'unix', path: '/tmp/s' }, '', false],
     ['nbd:h:5', { type: 'inet', host: 'h', port: '5' }, '', false],
     ['nbd:[::1]:1:exportname=a:b', { type: 'inet', host: '::1', port: '1' }, 'a:b', false],
-    ['nbd:unix:/tmp/s:exportname=', { type: 'unix', path: '/tmp/s' }, '', false],
+    ['nbd:unix:/tmp/s:exportname=x', { type: 'unix', path: '/tmp/s' }, 'x', false],
   ])('reads %s', (text, server, exportName, tls) => {
     expect(parseNbdAddress(text)).toEqual({ server, exportName, tls, parameters: {} });
   });
 
   it.each([
-    ['nbd:', 'NBD server address missing'], ['nbd:foo', "error parsing address 'foo'"], ['nbd+unix:///x', 'No valid URL specified'],
+    ['nbd:', 'NBD server address missing'], ['nbd:unix:/tmp/s:exportname=', 'NBD server address missing'], ['nbd:foo', "error parsing address 'foo'"], ['nbd+unix:///x', 'No valid URL specified'],
     ['nbd+unix://h/x?socket=/y', 'No valid URL specified'], ['nbd://h:70000/', 'No valid URL specified'], ['nbd://h/%zz', 'No valid URL specified'],
   ])('refuses %s in QEMU\'s words', (text, message) => {
     expect(() => parseNbdAddress(text)).toThrow(message);
