@@ -98,9 +98,10 @@ export async function explore(setup: CrashSetup): Promise<string[]> {
     while (taken++ < setup.states && failures.length < 5) {
       const state = states.next().value;
       const where = `seed ${setup.seed}, ${JSON.stringify(setup.createOptions)}, ${state.description}`;
-      const digest = createHash('sha1').update(state.image).digest('base64');
-      const looking = known.get(digest) ?? lookAt(state.image, slot, taken % (setup.judgeEvery ?? 1) === 0 ? shell : undefined);
-      if (known.size * setup.size < rememberedBytes) known.set(digest, looking);
+      const judged = taken % (setup.judgeEvery ?? 1) === 0;
+      const key = `${judged} ${createHash('sha1').update(state.image).digest('base64')}`;
+      const looking = known.get(key) ?? lookAt(state.image, slot, judged ? shell : undefined);
+      if (known.size * setup.size < rememberedBytes) known.set(key, looking);
       const { verdict, content } = await looking;
       if (verdict !== undefined) failures.push(`${where}: ${verdict}`);
       if (typeof content === 'string') failures.push(`${where}: cannot be read: ${content}`);
